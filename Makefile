@@ -1,0 +1,40 @@
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+# Both names, for pip's own resolver and for the isolated environment in which the C++ core is built.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
+# What CMake tries if the environment does not say CXX.
+COMPILERS := $(if $(filter environment,$(origin CXX)),$(firstword $(CXX)),c++ g++ clang++ icpx)
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1: /p' Makefile
+
+demo: $(READY) ## run examples/demo.py
+	$(BIN)/python examples/demo.py
+
+test: lint ## lint, then every test and doctest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean: ## remove all that make made
+	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find src tests examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# torch comes first and alone, so that no other package's looser wish picks a different build of it.
+$(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "openlstm needs Python 3.10 or newer: '$(PYTHON)' is not. Install one, or name it: make PYTHON=/path/to/python3." >&2; exit 1; }
+	@for compiler in $(COMPILERS); do command -v $$compiler >/dev/null && exit 0; done; \
+	  echo "openlstm needs a C++17 compiler: none was found. Install one (Debian: apt-get install g++; macOS: xcode-select --install) or set CXX." >&2; exit 1
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	@touch $@
+
+.PHONY: help demo test lint clean

@@ -1,0 +1,112 @@
+// One vector of N floats, as wide as the region's instruction set. No include guard: kernels.inl includes this
+// file once for each set. Every operation here is also in selftest().
+//   part_*   only the first n lanes, 0 <= n <= N: the others load as 0 and are not stored
+//   min max  a NaN in b stays, so a clip written max(low, x) keeps the NaN of x
+//   round    to nearest, halves to even, for |a| < 2^22
+//   pow2     2^a for whole a in -126..127
+#if ISA_AVX512
+typedef __m512 V;
+enum { N = 16 };
+FN __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1); }
+FN V load(const float *p) { return _mm512_loadu_ps(p); }
+FN void store(float *p, V a) { _mm512_storeu_ps(p, a); }
+FN V part_load(const float *p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
+FN void part_store(float *p, V a, int n) { _mm512_mask_storeu_ps(p, first(n), a); }
+FN V set(float a) { return _mm512_set1_ps(a); }
+FN V add(V a, V b) { return _mm512_add_ps(a, b); }
+FN V sub(V a, V b) { return _mm512_sub_ps(a, b); }
+FN V mul(V a, V b) { return _mm512_mul_ps(a, b); }
+FN V div(V a, V b) { return _mm512_div_ps(a, b); }
+FN V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+FN V min(V a, V b) { return _mm512_min_ps(a, b); }
+FN V max(V a, V b) { return _mm512_max_ps(a, b); }
+FN V round(V a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+FN V pow2(V a) {
+  __m512i bits = _mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 23));
+}
+FN float sum(V a) { return _mm512_reduce_add_ps(a); }
+#elif ISA_AVX2
+typedef __m256 V;
+enum { N = 8 };
+FN __m256i first(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+FN V load(const float *p) { return _mm256_loadu_ps(p); }
+FN void store(float *p, V a) { _mm256_storeu_ps(p, a); }
+FN V part_load(const float *p, int n) { return _mm256_maskload_ps(p, first(n)); }
+FN void part_store(float *p, V a, int n) { _mm256_maskstore_ps(p, first(n), a); }
+FN V set(float a) { return _mm256_set1_ps(a); }
+FN V add(V a, V b) { return _mm256_add_ps(a, b); }
+FN V sub(V a, V b) { return _mm256_sub_ps(a, b); }
+FN V mul(V a, V b) { return _mm256_mul_ps(a, b); }
+FN V div(V a, V b) { return _mm256_div_ps(a, b); }
+FN V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+FN V min(V a, V b) { return _mm256_min_ps(a, b); }
+FN V max(V a, V b) { return _mm256_max_ps(a, b); }
+FN V round(V a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+FN V pow2(V a) {
+  __m256i bits = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23));
+}
+FN float sum(V a) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+#elif ISA_NEON
+typedef float32x4_t V;
+enum { N = 4 };
+FN V load(const float *p) { return vld1q_f32(p); }
+FN void store(float *p, V a) { vst1q_f32(p, a); }
+FN V set(float a) { return vdupq_n_f32(a); }
+FN V add(V a, V b) { return vaddq_f32(a, b); }
+FN V sub(V a, V b) { return vsubq_f32(a, b); }
+FN V mul(V a, V b) { return vmulq_f32(a, b); }
+FN V div(V a, V b) { return vdivq_f32(a, b); }
+FN V fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
+FN V min(V a, V b) { return vminq_f32(a, b); }
+FN V max(V a, V b) { return vmaxq_f32(a, b); }
+FN V round(V a) { return vrndnq_f32(a); }
+FN V pow2(V a) { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(a), vdupq_n_s32(127)), 23)); }
+FN float sum(V a) { return vaddvq_f32(a); }
+#else
+// Four lanes in plain C++, which compilers turn into the four lanes that nearly every processor has.
+struct V { float lane[4]; };
+enum { N = 4 };
+#define EACH(expression) V r; for (int k = 0; k < N; k++) r.lane[k] = expression; return r;
+FN V load(const float *p) { EACH(p[k]) }
+FN void store(float *p, V a) { std::memcpy(p, a.lane, sizeof a); }
+FN V set(float a) { EACH(a) }
+FN V add(V a, V b) { EACH(a.lane[k] + b.lane[k]) }
+FN V sub(V a, V b) { EACH(a.lane[k] - b.lane[k]) }
+FN V mul(V a, V b) { EACH(a.lane[k] * b.lane[k]) }
+FN V div(V a, V b) { EACH(a.lane[k] / b.lane[k]) }
+FN V fma(V a, V b, V c) { EACH(a.lane[k] * b.lane[k] + c.lane[k]) }
+FN V min(V a, V b) { EACH(a.lane[k] < b.lane[k] ? a.lane[k] : b.lane[k]) }
+FN V max(V a, V b) { EACH(a.lane[k] > b.lane[k] ? a.lane[k] : b.lane[k]) }
+FN V round(V a) { EACH((a.lane[k] + 12582912.f) - 12582912.f) }  // 1.5 * 2^23: its last bit is worth 1
+FN V pow2(V a) {
+  V r;
+  for (int k = 0; k < N; k++) {
+    std::uint32_t bits = static_cast<std::uint32_t>(static_cast<int>(a.lane[k]) + 127) << 23;
+    std::memcpy(&r.lane[k], &bits, sizeof bits);
+  }
+  return r;
+}
+FN float sum(V a) { return (a.lane[0] + a.lane[1]) + (a.lane[2] + a.lane[3]); }
+#undef EACH
+#endif
+
+#if !ISA_AVX512 && !ISA_AVX2  // no masks there: through memory
+FN V part_load(const float *p, int n) {
+  float all[N] = {};
+  std::memcpy(all, p, n * sizeof(float));
+  return load(all);
+}
+FN void part_store(float *p, V a, int n) {
+  float all[N];
+  store(all, a);
+  std::memcpy(p, all, n * sizeof(float));
+}
+#endif

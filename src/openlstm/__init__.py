@@ -1,0 +1,49 @@
+"""openlstm opens the LSTM: every form of it, its equations readable, fast, and visible inside.
+
+The names below are loaded on first use, so that this import, and what needs no torch, does not load torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .backends import backend as backend
+    from .backends import explain as explain
+    from .describe import describe as describe
+    from .file import load as load
+    from .file import save as save
+    from .nn import GRU as GRU
+    from .nn import LSTM as LSTM
+    from .nn import RNN as RNN
+    from .nn import GRUCell as GRUCell
+    from .nn import LSTMCell as LSTMCell
+    from .nn import RNNCell as RNNCell
+    from .nn import accelerate as accelerate
+    from .nn import trace as trace
+    from .spec import Spec as Spec
+
+__version__ = version("openlstm")
+
+_HOME = {
+    **dict.fromkeys(("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "accelerate", "trace"), "nn"),
+    **dict.fromkeys(("load", "save"), "file"),
+    **dict.fromkeys(("backend", "explain"), "backends"),
+    "describe": "describe",
+    "Spec": "spec",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'openlstm' has no attribute '{name}'")
+    value = getattr(import_module("." + _HOME[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,375 @@
+"""A variant as data: which cell, which sizes, which options. Shapes and names of all parameters follow from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from .cells import ACTIVATIONS, CELLS, Cell, Option
+
+# Parameters that torch.nn has too. The others follow them in every list, so that torch's keep their order.
+TORCH_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One layer in one direction: what has parameters of its own."""
+
+    layer: int
+    reverse: bool
+    input_size: int
+    hidden_size: int
+
+    @property
+    def suffix(self) -> str:
+        """torch.nn's ending of the names of parameters: _l0, _l0_reverse, _l1, ..."""
+        return f"_l{self.layer}" + ("_reverse" if self.reverse else "")
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Random numbers that one training step needs: 1 with probability 1 - rate, divided by that where `scaled`."""
+
+    shape: tuple[int, ...]
+    rate: float
+    scaled: bool = True
+
+
+@dataclass(frozen=True, repr=False)
+class Spec:
+    """Which cell and which options. Prints to one line, and `Spec.parse` reads it back.
+
+    `hidden_size` has one size for each layer. `options` are the cell's own, from its declaration in `cells.py`, and
+    are read as attributes like the rest. Errors: ValueError or TypeError, with torch.nn's text where torch has one.
+
+    >>> spec = Spec.of("lstm", 40, [512, 512], proj_size=256, peephole="diagonal")
+    >>> print(spec)
+    lstm(40, 512, 512; proj_size=256, peephole=diagonal)
+    >>> Spec.parse("lstm(40, 512, 512; proj_size=256, peephole=diagonal)") == spec
+    True
+    >>> spec.parameters["weight_hh_l1"], spec.peephole, spec.coupled
+    ((2048, 256), 'diagonal', None)
+    """
+
+    cell: str
+    input_size: int
+    hidden_size: tuple[int, ...]
+    bias: bool = True
+    batch_first: bool = False
+    bidirectional: bool = False
+    dropout: float = 0.0  # on the output of every layer but the last
+    proj_size: int = 0
+    nonrecurrent_proj_size: int = 0
+    proj_clip: float = 0.0  # 0: none
+    layer_norm: bool = False
+    residual: bool = False
+    learned_state: bool = False
+    recurrent_dropout: float = 0.0
+    recurrent_dropout_on: str = "hidden"
+    weight_dropout: float = 0.0
+    zoneout_h: float = 0.0
+    zoneout_c: float = 0.0
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, cell: str, input_size: int, hidden_size: Any, num_layers: int = 1, **options: Any) -> Spec:
+        """From the arguments of a module. `hidden_size` is one number, or a list with one for each layer."""
+        if cell not in CELLS:
+            raise ValueError(f"Unknown cell '{cell}': expected one of {', '.join(CELLS)}")
+        if isinstance(hidden_size, (list, tuple)):
+            if num_layers not in (1, len(hidden_size)):
+                raise ValueError(
+                    f"hidden_size has {len(hidden_size)} sizes, one for each layer, but num_layers is {num_layers}: "
+                    f"expected {len(hidden_size)}. Leave num_layers out"
+                )
+            sizes = tuple(hidden_size)
+        else:
+            _check_size("num_layers", num_layers)
+            sizes = (hidden_size,) * num_layers
+        own = CELLS[cell].options
+        for name in options:
+            if name not in own and name not in _FIELDS:
+                known = ", ".join([*_FIELDS, *own])
+                raise ValueError(f"Unknown option '{name}' of {cell}: expected one of {known}")
+        chosen = {name: options.pop(name) for name in own if name in options}
+        return cls(cell, input_size, sizes, **options, options=tuple(chosen.items()))
+
+    def __post_init__(self) -> None:
+        own = self.definition.options
+        given = dict(self.options)
+        chosen = {name: _checked(name, given[name], own[name]) for name in own if name in given}
+        different = tuple((name, value) for name, value in chosen.items() if value != own[name].default)
+        object.__setattr__(self, "options", different)
+        _check_rate("dropout", self.dropout, text="representing the probability of an element being zeroed")
+        _check_size("input_size", self.input_size)
+        if not self.hidden_size:
+            raise ValueError("hidden_size is an empty list: expected one size for each layer")
+        for size in self.hidden_size:
+            _check_size("hidden_size", size)
+        for name in ("recurrent_dropout", "weight_dropout", "zoneout_h", "zoneout_c"):
+            _check_rate(name, getattr(self, name))
+        for name in ("bias", "bidirectional", "layer_norm", "residual", "learned_state"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} should be True or False, got: {getattr(self, name)!r}")
+        _check_number("proj_clip", self.proj_clip)
+        self._check_projection()
+        self._check_together()
+
+    def _check_projection(self) -> None:
+        for name in ("proj_size", "nonrecurrent_proj_size"):
+            if not isinstance(getattr(self, name), int) or isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} should be of type int, got: {type(getattr(self, name)).__name__}")
+        if self.proj_size < 0:
+            raise ValueError("proj_size should be a positive integer or zero to disable projections")
+        if self.proj_size >= min(self.hidden_size):
+            raise ValueError("proj_size has to be smaller than hidden_size")
+        if self.proj_size and not self.definition.projects:
+            raise ValueError(f"proj_size is not defined for {self.cell}: it mixes h with the old one. Expected 0")
+        if self.nonrecurrent_proj_size < 0:
+            raise ValueError("nonrecurrent_proj_size should be a positive integer or zero to have none")
+        for name in ("nonrecurrent_proj_size", "proj_clip"):
+            if getattr(self, name) and not self.proj_size:
+                raise ValueError(f"{name}={getattr(self, name)} needs a recurrent projection: give proj_size too")
+
+    def _check_together(self) -> None:
+        definition = self.definition
+        if self.recurrent_dropout_on not in ("hidden", "candidate"):
+            raise ValueError(
+                f"recurrent_dropout_on='{self.recurrent_dropout_on}': expected 'hidden' (one mask a sequence, on h) or "
+                "'candidate' (a fresh mask a step)"
+            )
+        if self.recurrent_dropout_on == "candidate" and not definition.candidate:
+            raise ValueError(f"recurrent_dropout_on='candidate': {self.cell} has no candidate. Expected 'hidden'")
+        if self.zoneout_c and "c" not in definition.states:
+            raise ValueError(f"zoneout_c={self.zoneout_c}: {self.cell} has no memory c. Use zoneout_h")
+        for layer in range(1, self.num_layers) if self.residual else ():
+            if self.output_size(layer) != self.output_size(layer - 1):
+                raise ValueError(
+                    f"residual adds a layer's input to its output, but layer {layer} has {self.output_size(layer - 1)} "
+                    f"inputs and {self.output_size(layer)} outputs: expected layers of one size"
+                )
+        if reason := definition.refuse(self):
+            raise ValueError(reason)
+
+    def __getattr__(self, name: str) -> Any:
+        # Called only for what is no field: an option of the cell.
+        if not name.startswith("_") and (own := CELLS[self.cell].options).keys() & {name}:
+            return dict(self.options).get(name, own[name].default)
+        raise AttributeError(f"{type(self).__name__} of {self.__dict__.get('cell')} has no option '{name}'")
+
+    @property
+    def definition(self) -> Cell:
+        """The cell's equations and declaration."""
+        return CELLS[self.cell]
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers are stacked."""
+        return len(self.hidden_size)
+
+    @property
+    def directions(self) -> int:
+        """2 if bidirectional, else 1."""
+        return 2 if self.bidirectional else 1
+
+    @cached_property
+    def gates(self) -> tuple[str, ...]:
+        """The gates with rows in W, R and b, in their order there."""
+        return self.definition.gates(self)
+
+    def output_size(self, layer: int = -1) -> int:
+        """Numbers that a layer gives at each step: all directions, [r; p] of each where it projects."""
+        return self.directions * ((self.proj_size or self.hidden_size[layer]) + self.nonrecurrent_proj_size)
+
+    @cached_property
+    def walks(self) -> tuple[Walk, ...]:
+        """Every layer in every direction, in torch.nn's order."""
+        return tuple(
+            Walk(k, reverse, self.output_size(k - 1) if k else self.input_size, size)
+            for k, size in enumerate(self.hidden_size)
+            for reverse in (False, True)[: self.directions]
+        )
+
+    def state_sizes(self, walk: Walk) -> dict[str, int]:
+        """The states that recur and how many numbers each has: h is the projected one where there is a projection."""
+        return {name: (self.proj_size if name == "h" else 0) or walk.hidden_size for name in self.definition.states}
+
+    def shapes(self, walk: Walk) -> dict[str, tuple[int, ...]]:
+        """The parameters of one layer in one direction: names without the suffix, and shapes."""
+        size, rows, recurrent = walk.hidden_size, len(self.gates) * walk.hidden_size, self.proj_size or walk.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, walk.input_size), "weight_hh": (rows, recurrent)}
+        if self.bias:
+            shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+        if self.proj_size:
+            shapes["weight_hr"] = (self.proj_size, size)
+        if self.nonrecurrent_proj_size:
+            shapes["weight_hp"] = (self.nonrecurrent_proj_size, size)
+        if self.definition.dense(self):
+            shapes["weight_ch"] = (rows, size)
+        if self.layer_norm:
+            shapes |= {"norm_ih": (rows,), "norm_hh": (rows,)}
+        for name, vectors in self.definition.vectors(self).items():
+            shapes[name] = (len(vectors) * size,)
+        if self.learned_state:
+            shapes |= {f"initial_{name}": (width,) for name, width in self.state_sizes(walk).items()}
+        return shapes
+
+    def blocks(self, name: str) -> tuple[str, ...]:
+        """What is stacked along the first dimension of a parameter (without suffix): gates, own vectors or nothing."""
+        if name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "norm_ih", "norm_hh"):
+            return self.gates
+        if name == "weight_ch" and self.definition.dense(self):
+            return self.gates
+        return self.definition.vectors(self).get(name, ())
+
+    @cached_property
+    def parameters(self) -> dict[str, tuple[int, ...]]:
+        """Every parameter's name and shape, in torch.nn's order."""
+        return {name + walk.suffix: shape for walk in self.walks for name, shape in self.shapes(walk).items()}
+
+    @cached_property
+    def state_names(self) -> tuple[str, ...]:
+        """The states of all layers and directions: h_l0, c_l0, h_l0_reverse, ..."""
+        return tuple(name + walk.suffix for walk in self.walks for name in self.definition.states)
+
+    def masks(self, time: int, batch: int) -> dict[str, Mask]:
+        """The random masks of one training step over (T, B) inputs. None are needed in evaluation.
+
+        In this order torch.nn draws the same ones: those between layers come first.
+        """
+        masks = {}
+        if self.dropout:
+            for layer in range(1, self.num_layers):
+                masks[f"dropout_l{layer}"] = Mask((time, batch, self.output_size(layer - 1)), self.dropout)
+        for walk in self.walks:
+            if self.recurrent_dropout and self.recurrent_dropout_on == "hidden":
+                masks["recurrent" + walk.suffix] = Mask((batch, self.state_sizes(walk)["h"]), self.recurrent_dropout)
+            elif self.recurrent_dropout:
+                masks["candidate" + walk.suffix] = Mask((time, batch, walk.hidden_size), self.recurrent_dropout)
+            if self.weight_dropout:
+                masks["weight" + walk.suffix] = Mask(self.shapes(walk)["weight_hh"], self.weight_dropout)
+            for name, width in self.state_sizes(walk).items():
+                if rate := getattr(self, f"zoneout_{name}", 0.0):  # 1 keeps the old state, with probability `rate`
+                    masks[f"zoneout_{name}{walk.suffix}"] = Mask((time, batch, width), 1 - rate, scaled=False)
+        return masks
+
+    def __str__(self) -> str:
+        parts = []
+        fields = {name: (getattr(self, name), default) for name, default in _FIELDS.items()}
+        own = {name: (value, None) for name, value in self.options}
+        for name, (value, default) in (fields | own).items():
+            if value is True and default is False:
+                parts.append(name)
+            elif value != default:
+                parts.append(f"{name}={'/'.join(value) if isinstance(value, tuple) else value}")
+        sizes = ", ".join(str(size) for size in (self.input_size, *self.hidden_size))
+        return f"{self.cell}({sizes}{'; ' if parts else ''}{', '.join(parts)})"
+
+    __repr__ = __str__
+
+    @classmethod
+    def parse(cls, text: str) -> Spec:
+        """Reads what str() gives. Errors: ValueError, with the place."""
+        form = re.fullmatch(r"\s*(\w+)\s*\(([\d\s,]+)(?:;([^()]*))?\)\s*", text)
+        if form is None:
+            raise ValueError(
+                f"Cannot read the spec {text[:200]!r}: expected a form such as 'lstm(40, 512, 512; bidirectional, "
+                "proj_size=256)', with the input size, then each layer's size"
+            )
+        cell, numbers, rest = form.groups()
+        try:
+            sizes = [int(number) for number in numbers.split(",")]
+        except ValueError:
+            raise ValueError(f"Cannot read the sizes '{numbers}' of the spec {text!r}: expected numbers") from None
+        if len(sizes) < 2:
+            raise ValueError(f"The spec {text!r} has one size: expected the input size, then each layer's size")
+        own = CELLS[cell].options if cell in CELLS else {}
+        options: dict[str, Any] = {}
+        for part in (rest or "").split(",") if (rest or "").strip() else ():
+            name, equals, value = (piece.strip() for piece in part.partition("="))
+            if name in options:
+                raise ValueError(f"The spec {text!r} has '{name}' twice")
+            options[name] = _read(name, value if equals else None, own.get(name), text)
+        return cls.of(cell, sizes[0], sizes[1:], **options)
+
+
+_FIELDS = {f.name: f.default for f in dataclasses.fields(Spec) if f.default is not dataclasses.MISSING}
+del _FIELDS["options"]
+
+
+def _read(name: str, value: str | None, option: Option | None, text: str) -> Any:
+    """One option's value from its text; None stands for a name alone."""
+    default = _FIELDS.get(name)
+    if option and option.choices:
+        return next((choice for choice in option.choices if str(choice) == value), value)
+    if option and option.many:
+        return tuple((value or "").split("/"))
+    if isinstance(default, str):
+        return value
+    if isinstance(default, bool) and value in (None, "True", "False"):
+        return value != "False"
+    try:
+        if option or isinstance(default, float):
+            return float(value or "")
+        if isinstance(default, int) and not isinstance(default, bool):
+            return int(value or "")
+    except ValueError:
+        pass
+    if option is None and name not in _FIELDS:
+        return value  # an unknown name: `of` says which there are
+    raise ValueError(f"Cannot read '{name}{'' if value is None else '=' + value}' in the spec {text!r}")
+
+
+def _checked(name: str, value: Any, option: Option) -> Any:
+    if option.choices:
+        if value not in option.choices:
+            if name == "nonlinearity":  # torch.nn's text
+                raise ValueError(f"Unknown nonlinearity '{value}'. Select from 'tanh' or 'relu'.")
+            raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, option.choices))}")
+        return value
+    if option.many:
+        names = (value,) if isinstance(value, str) else tuple(value)
+        if len(names) != option.many:
+            raise ValueError(f"{name}={value!r}: expected {option.many} names, as in {option.default!r}")
+        for item in names:
+            _check_activation(name, item)
+        return names
+    if value is None and option.default is None:
+        return None
+    if option.default is None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e6 < value < 1e6:
+            raise ValueError(f"{name}={value!r}: expected a number")
+        return float(value)
+    return float(_check_number(name, value))
+
+
+def _check_activation(name: str, text: Any) -> None:
+    word, *constants = str(text).split(":")
+    if not isinstance(text, str) or word not in ACTIVATIONS:
+        raise ValueError(f"{name}: unknown activation {text!r}. Expected one of {', '.join(ACTIVATIONS)}")
+    defaults = ACTIVATIONS[word][1]
+    readable = all(re.fullmatch(r"-?\d+(\.\d*)?(e-?\d+)?", constant) for constant in constants)
+    if len(constants) > len(defaults) or not readable:
+        form = word + "".join(f":{default}" for default in defaults)
+        raise ValueError(f"{name}: cannot read the activation {text!r}. Expected '{form}', or shorter for the defaults")
+
+
+def _check_rate(name: str, value: Any, text: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{name} should be a number in range [0, 1] {text or f'but is {value!r}'}")
+
+
+def _check_size(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
+    if value <= 0:
+        raise ValueError(f"{name} must be greater than zero")
+
+
+def _check_number(name: str, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        raise ValueError(f"{name}={value!r}: expected a number of at least 0, where 0 means none")
+    return value
