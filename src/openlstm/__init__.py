@@ -13,23 +13,24 @@ if TYPE_CHECKING:
     from .backends import backend as backend
     from .backends import explain as explain
     from .describe import describe as describe
-    from .file import load as load
-    from .file import save as save
+    from .models import accelerate as accelerate
+    from .models import load as load
+    from .models import save as save
+    from .models import trace as trace
     from .nn import GRU as GRU
     from .nn import LSTM as LSTM
     from .nn import RNN as RNN
     from .nn import GRUCell as GRUCell
     from .nn import LSTMCell as LSTMCell
     from .nn import RNNCell as RNNCell
-    from .nn import accelerate as accelerate
-    from .nn import trace as trace
     from .spec import Spec as Spec
 
 __version__ = version("openlstm")
 
 _HOME = {
-    **dict.fromkeys(("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "accelerate", "trace"), "nn"),
-    **dict.fromkeys(("load", "save"), "file"),
+    **dict.fromkeys(
+        ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "accelerate", "trace", "load", "save"), "nn"
+    ),
     **dict.fromkeys(("backend", "explain"), "backends"),
     "describe": "describe",
     "Spec": "spec",

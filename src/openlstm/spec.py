@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -73,6 +73,7 @@ class Spec:
     zoneout_h: float = 0.0
     zoneout_c: float = 0.0
     options: tuple[tuple[str, Any], ...] = ()
+    _text: str = field(init=False, default="", compare=False)
 
     @classmethod
     def of(cls, cell: str, input_size: int, hidden_size: Any, num_layers: int = 1, **options: Any) -> Spec:
@@ -117,6 +118,7 @@ class Spec:
         _check_number("proj_clip", self.proj_clip)
         self._check_projection()
         self._check_together()
+        object.__setattr__(self, "_text", self._print())
 
     def _check_projection(self) -> None:
         for name in ("proj_size", "nonrecurrent_proj_size"):
@@ -257,6 +259,9 @@ class Spec:
         return masks
 
     def __str__(self) -> str:
+        return self._text  # made once: torch.compile cannot follow how
+
+    def _print(self) -> str:
         parts = []
         fields = {name: (getattr(self, name), default) for name, default in _FIELDS.items()}
         own = {name: (value, None) for name, value in self.options}
@@ -296,7 +301,7 @@ class Spec:
         return cls.of(cell, sizes[0], sizes[1:], **options)
 
 
-_FIELDS = {f.name: f.default for f in dataclasses.fields(Spec) if f.default is not dataclasses.MISSING}
+_FIELDS = {f.name: f.default for f in dataclasses.fields(Spec) if f.init and f.default is not dataclasses.MISSING}
 del _FIELDS["options"]
 
 

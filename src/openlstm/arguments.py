@@ -1,0 +1,150 @@
+"""From what a user gives a module to what a backend takes, and back: checks, layouts, states, random masks.
+
+Messages that begin like torch.nn's are torch.nn's own, so that code and tests written for it find them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from .spec import Spec
+
+State = Any  # (h, c) for the LSTM, h for GRU and RNN; tuples of layers where layers differ in size
+
+
+def check_type(x: Tensor, weight: Tensor) -> torch.dtype:
+    """The type to compute in: the weights', or autocast's."""
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
+    if x.dtype != weight.dtype:
+        raise ValueError(
+            f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
+            f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"
+        )
+    return weight.dtype
+
+
+def initial(
+    spec: Spec, hx: State, x: Tensor, batch: int, batched: bool, parameters: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The initial states by name, (B, n) each, from what was given, learned, or zeros."""
+    names = spec.definition.states
+    if hx is None:
+        return {
+            name + walk.suffix: parameters[f"initial_{name}{walk.suffix}"].expand(batch, width)
+            if spec.learned_state
+            else x.new_zeros(batch, width)
+            for walk in spec.walks
+            for name, width in spec.state_sizes(walk).items()
+        }
+    given = (hx,) if len(names) == 1 else tuple(hx)
+    if len(given) != len(names):
+        raise ValueError(f"hx has {len(given)} states: expected {len(names)}, ({', '.join(names)})")
+    states: dict[str, Tensor] = {}
+    depth = spec.directions
+    for k, (name, state) in enumerate(zip(names, given, strict=True)):
+        widths = [spec.state_sizes(walk)[name] for walk in spec.walks]
+        if len(set(widths)) > 1:  # one tensor for each layer
+            sizes = spec.hidden_size
+            if isinstance(state, Tensor) or len(state) != spec.num_layers:
+                raise ValueError(f"hx: the layers have the sizes {list(sizes)}. Expected a tuple of one {name} each")
+            parts = [p if batched else p.unsqueeze(1) for p in state]
+            expected = [(depth, batch, widths[depth * layer]) for layer in range(spec.num_layers)]
+        else:
+            if state.dim() != (3 if batched else 2):
+                raise RuntimeError(_dimension_message(given, batched))
+            parts = [state if batched else state.unsqueeze(1)]
+            expected = [(len(spec.walks), batch, widths[0])]
+        for part, shape in zip(parts, expected, strict=True):
+            if tuple(part.shape) != shape:
+                which = "Expected hidden size" if len(names) == 1 else f"Expected hidden[{k}] size"
+                raise RuntimeError(f"{which} {shape}, got {list(part.shape)}")
+            if part.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+                raise RuntimeError(
+                    "Input and hidden tensors are not the same dtype, found input tensor with "
+                    f"{x.dtype} and hidden tensor with {part.dtype}"
+                )
+        rows = [row for part in parts for row in part.unbind(0)]
+        states |= {name + walk.suffix: row for walk, row in zip(spec.walks, rows, strict=True)}
+    return {name: states[name] for name in spec.state_names}
+
+
+def _dimension_message(given: tuple[Tensor, ...], batched: bool) -> str:
+    kind = "batched 3-D" if batched else "unbatched 2-D"
+    wanted = 3 if batched else 2
+    found = ", ".join(f"{state.dim()}-D" for state in given)
+    if len(given) == 1:
+        return f"For {kind} input, hx should also be {wanted}-D but got {found} tensor"
+    return f"For {kind} input, hx and cx should also be {wanted}-D but got ({found}) tensors"
+
+
+def gather(spec: Spec, final: Mapping[str, Tensor], batched: bool) -> State:
+    """The final states as torch.nn gives them."""
+    result: list[Any] = []
+    for name in spec.definition.states:
+        rows = [final[name + walk.suffix] for walk in spec.walks]
+        if len({row.shape[-1] for row in rows}) == 1:
+            stacked = torch.stack(rows)
+            result.append(stacked if batched else stacked.squeeze(1))
+        else:
+            depth = spec.directions
+            layers = [torch.stack(rows[k : k + depth]) for k in range(0, len(rows), depth)]
+            result.append(tuple(layer if batched else layer.squeeze(1) for layer in layers))
+    return result[0] if len(result) == 1 else tuple(result)
+
+
+def check_lengths(given: Any, time: int, batch: int, device: torch.device) -> Tensor:
+    """(B,) integers on the input's device. Their values are checked where that costs no waiting: on the CPU."""
+    lengths: Tensor = torch.as_tensor(given)
+    if lengths.dtype.is_floating_point or lengths.dtype == torch.bool or lengths.numel() != batch or lengths.dim() > 1:
+        raise ValueError(
+            f"lengths is {lengths.dtype} of shape {tuple(lengths.shape)}: expected integers of shape ({batch},), one "
+            "for each sequence"
+        )
+    lengths = lengths.reshape(-1)
+    if (
+        lengths.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(lengths)
+    ):
+        for k, length in enumerate(lengths.tolist()):
+            if not 0 <= length <= time:
+                raise ValueError(f"lengths[{k}] is {length}: expected 0 to {time}, the number of steps in the input")
+    return lengths.to(device)
+
+
+def check_reset(spec: Spec, reset: Tensor, x: Tensor, batched: bool) -> Tensor:
+    """(T, B) of bool."""
+    expected = tuple(x.shape[:2]) if batched else (x.shape[0],)
+    if spec.batch_first and batched:
+        expected = expected[::-1]
+    if reset.dtype.is_floating_point or tuple(reset.shape) != expected:
+        raise ValueError(
+            f"reset is {reset.dtype} of shape {tuple(reset.shape)}: expected torch.bool of shape {expected}, true "
+            "where a new sequence begins"
+        )
+    reset = reset.to(device=x.device, dtype=torch.bool)
+    if not batched:
+        return reset.unsqueeze(1)
+    return reset.transpose(0, 1) if spec.batch_first else reset
+
+
+def draw(spec: Spec, x: Tensor, packed: PackedSequence | None, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The random masks of this run: torch.nn's numbers under the same seed."""
+    masks: dict[str, Tensor] = {}
+    for name, mask in spec.masks(x.shape[0], x.shape[1]).items():
+        # torch.nn drops packed data without their padding.
+        only = packed is not None and name.startswith("dropout_")
+        shape = (len(packed.data), mask.shape[-1]) if packed is not None and only else mask.shape
+        drawn = torch.empty(shape, device=x.device, dtype=dtype).bernoulli_(1 - mask.rate)
+        if mask.scaled and mask.rate < 1:
+            drawn = drawn / (1 - mask.rate)
+        if packed is not None and only:
+            drawn, _ = pad_packed_sequence(PackedSequence(drawn, packed.batch_sizes))
+        masks[name] = drawn
+    return masks

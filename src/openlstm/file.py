@@ -1,0 +1,103 @@
+"""The model file: safetensors, with the spec in its metadata. Written whole or not at all; nothing in it can run."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as save_numpy
+
+from .spec import Spec
+
+VERSION = "1"  # of the format, under the metadata key "openlstm"
+
+
+def write(path: str | os.PathLike[str], tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    """Writes arrays, all of numpy or all of torch, with a text for each key of `metadata`.
+
+    The file appears under its name only when it is complete, also after a crash of the machine.
+    """
+    metadata = {"openlstm": VERSION, **metadata}
+    if any(type(tensor).__module__.startswith("torch") for tensor in tensors.values()):
+        from safetensors.torch import save as save_torch  # only here: whoever has such a tensor has torch
+
+        data = save_torch({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
+    else:
+        data = save_numpy({k: v.copy(order="C") for k, v in tensors.items()}, metadata)
+    replace(path, data)
+
+
+def replace(path: str | os.PathLike[str], data: bytes) -> None:
+    """Puts these bytes in place of a file, whole or not at all."""
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"Cannot write '{target}': there is no folder '{target.parent}'. Make it first")
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)  # mkstemp gives no rights to others; a plain file has what the umask leaves
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read(path: str | os.PathLike[str], framework: str = "numpy") -> tuple[dict[str, Any], dict[str, str]]:
+    """The arrays, of "numpy" or "torch", and the metadata of a file that openlstm wrote.
+
+    Errors: FileNotFoundError; ValueError for a file that is broken, foreign, or from a later version.
+    """
+    target = Path(path)
+    if not target.is_file():
+        raise FileNotFoundError(f"There is no model file '{target}'")
+    try:
+        with safe_open(target, {"numpy": "np", "torch": "pt"}[framework]) as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:
+        raise ValueError(
+            f"Cannot read '{target}': expected a complete safetensors file ({str(error)[:200]}). "
+            "Write it again with openlstm.save"
+        ) from None
+    found = metadata.get("openlstm")
+    if found is None:
+        raise ValueError(
+            f"'{target}' is a safetensors file, but not one of openlstm: its metadata has no 'openlstm'. "
+            "Build the module by hand and load the tensors as its state_dict"
+        )
+    if found != VERSION:
+        raise ValueError(f"'{target}' has format {found[:20]!r}: this openlstm reads {VERSION!r}. Update openlstm")
+    return tensors, metadata
+
+
+def read_spec(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> Spec:
+    """The spec that a file's metadata holds. Errors: ValueError."""
+    if "spec" not in metadata:
+        raise ValueError(f"'{path}' holds no spec: its metadata has {', '.join(sorted(metadata))}")
+    try:
+        return Spec.parse(metadata["spec"])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"'{path}' holds a spec that this openlstm cannot use: {error}") from None
+
+
+def match(path: str | os.PathLike[str], spec: Spec, tensors: Mapping[str, Any]) -> None:
+    """Checks that the arrays of a file are the parameters of its spec, before anything is built. Errors: ValueError."""
+    for name in spec.parameters.keys() | tensors.keys():
+        wanted, found = spec.parameters.get(name), tensors.get(name)
+        shape = None if found is None else tuple(found.shape)
+        if wanted != shape:
+            raise ValueError(
+                f"'{path}' does not fit its spec {spec}: {name} is {shape or 'missing'}, expected "
+                f"{wanted or 'no such parameter'}"
+            )
+        if "float" not in str(found.dtype):  # type: ignore[union-attr] # float32, torch.bfloat16, ...
+            raise ValueError(f"'{path}': {name} is of type {found.dtype}, expected a floating type")  # type: ignore[union-attr]

@@ -1,0 +1,151 @@
+"""What is done with modules from outside: swap them inside a model, trace a run, write them to a file and read them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from . import file
+from .arguments import State
+from .nn import Recurrent, RecurrentCell, of
+from .spec import Spec
+from .tracing import Trace
+
+TORCH_LAYERS: dict[type[nn.Module], str] = {nn.LSTM: "lstm", nn.GRU: "gru", nn.RNN: "rnn"}  # the cell of each
+_SHARED = ("bias", "batch_first", "dropout", "bidirectional")  # attributes that all three have, and a Spec too
+
+
+def spec_of(module: nn.Module) -> Spec | None:
+    """The spec of a module of openlstm, or of a torch.nn.LSTM, GRU or RNN; None for any other."""
+    if isinstance(module, Recurrent):
+        return module.spec
+    for kind, cell in TORCH_LAYERS.items():
+        if isinstance(module, kind):
+            layer: Any = module
+            names = [*_SHARED, "proj_size", *(["nonlinearity"] if cell == "rnn" else [])]
+            options = {name: getattr(layer, name) for name in names}
+            return Spec.of(cell, layer.input_size, layer.hidden_size, layer.num_layers, **options)
+    return None
+
+
+def accelerate(model: nn.Module, undo: bool = False) -> nn.Module:
+    """Swaps every torch.nn.LSTM, GRU and RNN inside a model, in place, for openlstm's; `undo=True` swaps them back.
+
+    Parameters stay the same objects, so optimizers, shared weights and state_dicts go on working; so do hooks and the
+    training mode. A model that is itself such a layer cannot be changed in place: use what is returned, which else is
+    the model. A subclass of torch's layers is left as it is, with a warning.
+
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.LSTM(3, 4))
+    >>> accelerate(model)[1]
+    LSTM(3, 4)
+    >>> accelerate(model, undo=True)[1]
+    LSTM(3, 4)
+    """
+    swapped: dict[int, nn.Module] = {}
+
+    def swap(name: str, module: nn.Module) -> nn.Module:
+        if id(module) not in swapped:
+            wanted = type(module) in TORCH_LAYERS if not undo else "_accelerated" in module.__dict__
+            if not undo and not wanted and isinstance(module, tuple(TORCH_LAYERS)):
+                warnings.warn(
+                    f"'{name}' is a {type(module).__name__}, a subclass of a torch layer that may compute something "
+                    "else: it is left as it is",
+                    stacklevel=4,
+                )
+            swapped[id(module)] = convert(module, undo) if wanted else module
+        return swapped[id(module)]
+
+    for path, parent in list(model.named_modules()):
+        for name, child in parent._modules.items():
+            if child is not None:
+                parent._modules[name] = swap(f"{path}.{name}".lstrip("."), child)
+    return swap("the model", model)
+
+
+def convert(module: nn.Module, undo: bool = False) -> Any:
+    """The same layer as a module of openlstm, or of torch.nn, with the same parameters, hooks and mode."""
+    spec = spec_of(module)
+    assert spec is not None
+    other: nn.Module
+    with warnings.catch_warnings():  # about dropout on one layer: it was said when the module was made
+        warnings.simplefilter("ignore")
+        if undo:
+            names = [*_SHARED, *(["proj_size"] if spec.proj_size else [])]
+            options = {name: getattr(spec, name) for name in names} | dict(spec.options)
+            kind = next(kind for kind, cell in TORCH_LAYERS.items() if cell == spec.cell)
+            other = kind(spec.input_size, spec.hidden_size[0], spec.num_layers, **options, device="meta")
+        else:
+            other = of(spec, device="meta")
+            other.__dict__["_accelerated"] = True
+    for name in spec.parameters:
+        # Not by register_parameter: after weight_norm and the like it may be a plain tensor.
+        other.__dict__.pop(name, None)
+        del other._parameters[name]
+        setattr(other, name, getattr(module, name))
+    for name, value in vars(module).items():
+        if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
+            other.__dict__[name] = value
+    return other.train(module.training)
+
+
+def trace(
+    module: nn.Module,
+    input: Tensor | PackedSequence,
+    hx: State = None,
+    *,
+    lengths: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
+) -> Trace:
+    """Every pre-activation, gate, memory and output of one run, by name.
+
+    The values are the ones that this run computed with, also in training, where masks are drawn. Arguments are those of
+    the module's forward; the module is one of openlstm or a torch.nn.LSTM, GRU or RNN.
+
+    >>> t = trace(nn.LSTM(3, 4), torch.zeros(7, 2, 3))
+    >>> list(t)
+    ['z_i_l0', 'z_f_l0', 'z_g_l0', 'z_o_l0', 'i_l0', 'f_l0', 'g_l0', 'c_l0', 'o_l0', 'h_l0']
+    >>> t["c"].shape, t.dims
+    ((7, 2, 4), ('time', 'batch', 'unit'))
+    """
+    layer: Any = module
+    if not isinstance(module, Recurrent):
+        if type(module) not in TORCH_LAYERS:
+            raise TypeError(
+                f"trace takes a recurrent layer of openlstm or torch.nn, got {type(module).__name__}. "
+                "Give one that is inside this model"
+            )
+        layer = convert(module)
+    record: dict[str, Any] = {}
+    with torch.no_grad():
+        layer._run(input, hx, lengths, reset, record)
+    arrays = {name: _numpy(tensor) for name, tensor in record["values"].items()}
+    initial = {name: _numpy(tensor) for name, tensor in record["initial"].items()}
+    return Trace(layer.spec, _numpy(record["x"]), initial, arrays, _numpy(record["output"]))
+
+
+def _numpy(tensor: Tensor) -> Any:
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy().copy()
+
+
+def save(module: Recurrent, path: str | os.PathLike[str]) -> None:
+    """Writes a module to one safetensors file with its spec inside, whole or not at all."""
+    if not isinstance(module, Recurrent) or isinstance(module, RecurrentCell):
+        raise TypeError(f"save takes an LSTM, GRU or RNN of openlstm, got {type(module).__name__}")
+    file.write(path, module.state_dict(), {"spec": str(module.spec)})
+
+
+def load(path: str | os.PathLike[str], device: Any = "cpu") -> Recurrent:
+    """The module that `save` wrote. Nothing in the file is executed. Errors: FileNotFoundError, ValueError."""
+    tensors, metadata = file.read(path, "torch")
+    spec = file.read_spec(path, metadata)
+    file.match(path, spec, tensors)
+    module = of(spec, device="meta")
+    module.load_state_dict(tensors, assign=True)
+    return module.to(device)
