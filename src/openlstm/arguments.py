@@ -141,7 +141,10 @@ def draw(spec: Spec, x: Tensor, packed: PackedSequence | None, dtype: torch.dtyp
         # torch.nn drops packed data without their padding.
         only = packed is not None and name.startswith("dropout_")
         shape = (len(packed.data), mask.shape[-1]) if packed is not None and only else mask.shape
-        drawn = torch.empty(shape, device=x.device, dtype=dtype).bernoulli_(1 - mask.rate)
+        if torch.compiler.is_compiling():  # a rate may be symbolic there, which bernoulli_ cannot take
+            drawn = (torch.rand(shape, device=x.device) >= mask.rate).to(dtype)
+        else:
+            drawn = torch.empty(shape, device=x.device, dtype=dtype).bernoulli_(1 - mask.rate)
         if mask.scaled and mask.rate < 1:
             drawn = drawn / (1 - mask.rate)
         if packed is not None and only:

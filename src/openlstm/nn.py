@@ -440,7 +440,7 @@ class LSTMCell(RecurrentCell):
         **options: Unpack[LSTMOptions],
     ) -> None:
         super().__init__(
-            Spec.of("lstm", input_size, hidden_size, bias=bias, proj_size=proj_size, **options), device, dtype
+            Spec.of("lstm", input_size, hidden_size, bias=bool(bias), proj_size=proj_size, **options), device, dtype
         )
 
 
@@ -458,7 +458,7 @@ class GRUCell(RecurrentCell):
         dtype: Any = None,
         **options: Unpack[GRUOptions],
     ) -> None:
-        super().__init__(Spec.of("gru", input_size, hidden_size, bias=bias, **options), device, dtype)
+        super().__init__(Spec.of("gru", input_size, hidden_size, bias=bool(bias), **options), device, dtype)
 
 
 class RNNCell(RecurrentCell):
@@ -476,7 +476,7 @@ class RNNCell(RecurrentCell):
         dtype: Any = None,
         **options: Unpack[RNNOptions],
     ) -> None:
-        spec = Spec.of("rnn", input_size, hidden_size, bias=bias, nonlinearity=nonlinearity, **options)
+        spec = Spec.of("rnn", input_size, hidden_size, bias=bool(bias), nonlinearity=nonlinearity, **options)
         super().__init__(spec, device, dtype)
 
 

@@ -112,9 +112,9 @@ class Spec:
             _check_size("hidden_size", size)
         for name in ("recurrent_dropout", "weight_dropout", "zoneout_h", "zoneout_c"):
             _check_rate(name, getattr(self, name))
-        for name in ("bias", "bidirectional", "layer_norm", "residual", "learned_state"):
+        for name in ("bias", "batch_first", "bidirectional", "layer_norm", "residual", "learned_state"):
             if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} should be True or False, got: {getattr(self, name)!r}")
+                raise TypeError(f"{name} should be of type bool, got: {type(getattr(self, name)).__name__}")
         _check_number("proj_clip", self.proj_clip)
         self._check_projection()
         self._check_together()
