@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 __version__ = version("openlstm")
 
 _HOME = {
-    **dict.fromkeys(
-        ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "accelerate", "trace", "load", "save"), "nn"
-    ),
+    **dict.fromkeys(("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"), "nn"),
+    **dict.fromkeys(("accelerate", "trace", "load", "save"), "models"),
     **dict.fromkeys(("backend", "explain"), "backends"),
     "describe": "describe",
     "Spec": "spec",

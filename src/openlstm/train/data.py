@@ -1,0 +1,250 @@
+"""A series from a file: read, checked, split by time, scaled, and cut into windows. No torch."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "?", "."}  # what stands for "no value" in files, in lower case
+
+
+@dataclass(frozen=True)
+class Series:
+    """Equally spaced numbers, with their times where a time column was named."""
+
+    source: str  # for messages
+    target: str
+    values: Array  # (N,)
+    time: str | None = None  # the time column's name
+    times: pd.Index | None = None  # numbers or dates
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def step(self) -> str | None:
+        """The distance of two times: a pandas frequency for dates, a number for numbers; None without times."""
+        if self.times is None or len(self) < 3:
+            return None
+        if isinstance(self.times, pd.DatetimeIndex):
+            return pd.infer_freq(self.times) or f"{np.median(np.diff(self.times.values)) // np.timedelta64(1, 's')}s"
+        return f"{float(np.median(np.diff(self.times.values))):g}"
+
+    def after(self, steps: int) -> pd.Index:
+        """The next times; without times, the next row numbers."""
+        if self.times is None or self.step is None:
+            return pd.RangeIndex(len(self), len(self) + steps)
+        if isinstance(self.times, pd.DatetimeIndex):
+            return pd.date_range(self.times[-1], periods=steps + 1, freq=self.step)[1:]
+        later = self.times[-1] + float(self.step) * np.arange(1, steps + 1)
+        whole = self.times.dtype.kind == "i" and float(self.step).is_integer()
+        return pd.Index(np.round(later).astype(np.int64) if whole else later)
+
+
+def read_csv(path: str | os.PathLike[str], target: str, time: str | None = None) -> Series:
+    """One column of a CSV file, which may be separated by comma, semicolon or tab.
+
+    Errors: FileNotFoundError, ValueError, each one sentence that names the line and what it holds.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file '{path}': give the path of a CSV file")
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            first = file.readline()
+        separator = max(",;\t", key=first.count)
+        # As text: a number is only taken for one when it is read here, and its line is known.
+        frame = pd.read_csv(
+            path,
+            sep=separator,
+            dtype=str,
+            keep_default_na=False,
+            skip_blank_lines=False,
+            encoding="utf-8-sig",
+            index_col=False,
+            skipinitialspace=True,
+        )
+    except UnicodeDecodeError:
+        raise ValueError(f"'{path}' is not text in UTF-8: expected a CSV file, save it as one") from None
+    except pd.errors.EmptyDataError:
+        raise ValueError(f"'{path}' is empty: expected a CSV file with a line of column names, then one line a row") from None
+    except (pd.errors.ParserError, csv.Error) as error:
+        reason = str(error).split("C error:")[-1].strip()
+        raise ValueError(f"'{path}' is not a CSV file that can be read ({reason}): give every line the same columns") from None
+    frame.columns = frame.columns.str.strip()
+    while len(frame) and (frame.iloc[-1] == "").all():  # empty lines at the end
+        frame = frame.iloc[:-1]
+    return from_frame(frame, target, time, source=f"'{path}'", place=lambda row: f"line {row + 2}")
+
+
+def from_frame(
+    frame: pd.DataFrame,
+    target: str,
+    time: str | None = None,
+    source: str = "the table",
+    place: Callable[[int], str] = lambda row: f"row {row}",
+) -> Series:
+    """One column of a table. `place` says where its row is found, for messages. Errors: ValueError."""
+    for column in (target,) if time is None else (target, time):
+        if column not in frame.columns:
+            raise ValueError(f"{source} has no column '{column}': it has {_names(frame.columns)}; choose one of them")
+    if not len(frame):
+        raise ValueError(f"{source} has column names and no rows: expected one row for each step of time")
+    values = _numbers(frame[target], target, source, place)
+    if time is None:
+        return Series(source, target, values)
+    return Series(source, target, values, time, _times(frame[time], time, source, place))
+
+
+def _names(columns: Any) -> str:
+    shown = [f"'{name}'" for name in columns[:12]]
+    return ", ".join(shown) + (f" and {len(columns) - 12} more" if len(columns) > 12 else "")
+
+
+def _numbers(column: Any, name: Hashable, source: str, place: Callable[[int], str]) -> Array:
+    text = column.astype(str).str.strip()
+    numbers = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
+    for row in np.flatnonzero(~np.isfinite(numbers))[:1]:
+        given = text.iloc[row]
+        where = f"Column '{name}' of {source}"
+        if given.lower() in MISSING:
+            count = int(text.str.lower().isin(MISSING).sum())
+            more = f" and in {count - 1} more" if count > 1 else ""
+            raise ValueError(f"{where} has no value in {place(row)}{more}: expected a number in every row; fill the gap or cut the rows off")
+        hint = "; write numbers with a decimal point" if given.replace(",", "", 1).lstrip("+-").isdigit() else ""
+        raise ValueError(f"{where} has '{given}' in {place(row)}: expected a number{hint or '; correct it or choose another column'}")
+    return numbers
+
+
+def _times(column: Any, name: Hashable, source: str, place: Callable[[int], str]) -> pd.Index:
+    text = column.astype(str).str.strip()
+    numbers = pd.to_numeric(text, errors="coerce")
+    times: pd.Index
+    if numbers.notna().all():
+        times = pd.Index(numbers)
+        if times.dtype.kind == "f" and (times == times.astype(np.int64)).all():
+            times = times.astype(np.int64)
+    else:
+        parsed = pd.to_datetime(text, errors="coerce", format="ISO8601")
+        for row in np.flatnonzero(parsed.isna())[:1]:
+            raise ValueError(f"Time column '{name}' of {source} has '{text.iloc[row]}' in {place(row)}: expected a number or a date such as 2024-01-31; correct it or leave out the time column")
+        times = pd.DatetimeIndex(parsed)
+    steps = np.diff(times.values)
+    zero = steps.dtype.type(0)
+    where = f"Time column '{name}' of {source}"
+    for row in np.flatnonzero(steps == zero)[:1]:
+        raise ValueError(f"{where} has '{text.iloc[row]}' twice, in {place(row)} and {place(row + 1)}: expected each time once; remove one row")
+    for row in np.flatnonzero(steps < zero)[:1]:
+        if times.has_duplicates:
+            again = text[times.duplicated()].iloc[0]
+            raise ValueError(f"{where} has '{again}' twice: expected each time once; remove one row, or train on one series at a time")
+        raise ValueError(f"{where} goes back from '{text.iloc[row]}' to '{text.iloc[row + 1]}' in {place(row + 1)}: expected rows in order of time; sort the file by it")
+    if len(steps) > 1 and not (isinstance(times, pd.DatetimeIndex) and pd.infer_freq(times)):
+        # Months differ by a tenth; one and a half steps without a row is a gap.
+        for row in np.flatnonzero(steps > 1.5 * np.median(steps))[:1]:
+            raise ValueError(f"{where} has a gap from '{text.iloc[row]}' to '{text.iloc[row + 1]}' in {place(row + 1)}: expected equal steps; add the missing rows, or leave out the time column to take the rows as equally spaced")
+    return times
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where a series of `rows` is cut by time: training, then validation, then the held-out test tail."""
+
+    train: int  # rows before this one are fitted
+    validation: int  # from `train` to here: they choose when to stop
+    rows: int  # from `validation` to here: they are only scored
+
+
+def split(rows: int, test: float, validation: float, horizon: int, window: int, source: str) -> Split:
+    """Cuts by time. `test` and `validation`: a share below 1 (of all; of what is before the test) or a number of rows.
+
+    Errors: ValueError where a part has no room for one forecast of `horizon` steps.
+    """
+    tail = _rows("test", test, rows, horizon)
+    middle = _rows("validation", validation, rows - tail, horizon)
+    train = rows - tail - middle
+    if train < (least := max(window + horizon, 10)):
+        raise ValueError(
+            f"{source} has {rows} rows, which leaves {max(train, 0)} to train on after {middle} for validation and "
+            f"{tail} for the test: expected at least {least}, a window of {window} and {horizon} ahead; give a longer "
+            "series, or make window, horizon or test smaller"
+        )
+    return Split(train, train + middle, rows)
+
+
+def _rows(name: str, wanted: float, rows: int, horizon: int) -> int:
+    if not wanted > 0 or (wanted >= 1 and wanted != int(wanted)):
+        raise ValueError(f"{name} is {wanted:g}: expected a share such as 0.2, or a number of rows such as 60")
+    count = int(wanted) if wanted >= 1 else max(round(wanted * rows), horizon)
+    if count < horizon:
+        raise ValueError(f"{name} is {count} rows: expected at least the horizon, {horizon}, so that one forecast fits")
+    return count
+
+
+Transform = Literal["none", "sqrt", "log"]
+TRANSFORMS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array], float]] = {
+    "none": (lambda y: y, lambda z: z, -np.inf),
+    "sqrt": (np.sqrt, lambda z: np.maximum(z, 0) ** 2, 0.0),
+    "log": (np.log, np.exp, np.nextafter(0, 1)),
+}  # there, back, the least value that it takes
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """To numbers around 0 of size 1 and back: (transform(y) - mean) / std."""
+
+    transform: str = "none"
+    mean: float = 0.0
+    std: float = 1.0
+
+    @classmethod
+    def fit(cls, train: Array, transform: str = "auto") -> Scaling:
+        """From the training part, which must be all that is given here. "auto" chooses the transform by it too."""
+        if transform not in (*TRANSFORMS, "auto"):
+            raise ValueError(f"transform is '{transform}': expected one of {', '.join(TRANSFORMS)}, auto")
+        chosen = _steadiest(train) if transform == "auto" else transform
+        z = cls(chosen).apply(train)
+        return cls(chosen, float(z.mean()), float(z.std()) or 1.0)
+
+    def apply(self, y: Array) -> Array:
+        """Scaled values. Errors: ValueError for one that the transform does not take."""
+        there, _, least = TRANSFORMS[self.transform]
+        if (y < least).any():
+            raise ValueError(
+                f"A value is {y.min():g}, but the {self.transform} transform takes none "
+                f"{'below 0' if least == 0 else 'of 0 or below'}: use transform none"
+            )
+        return (there(y) - self.mean) / self.std
+
+    def undo(self, z: Array) -> Array:
+        """What `apply` was given."""
+        return TRANSFORMS[self.transform][1](z * self.std + self.mean)
+
+
+def _steadiest(train: Array) -> str:
+    """The transform under which the size of a step depends least on the level that it starts from."""
+    fits = [name for name, (_, _, least) in TRANSFORMS.items() if train.min() >= least]
+    if len(fits) == 1 or len(train) < 20 or train.std() == 0:
+        return "none"
+
+    def dependence(name: str) -> float:
+        z = TRANSFORMS[name][0](train)
+        steps = np.abs(np.diff(z) - np.diff(z).mean())
+        return 0.0 if steps.std() == 0 else abs(float(np.corrcoef(steps, z[:-1])[0, 1]))
+
+    return min(fits, key=lambda name: (dependence(name) if name != "none" else dependence(name) - 0.1))
+
+
+def windows(z: Array, window: int, outputs: int, stride: int = 1) -> tuple[Array, Array]:
+    """Every `stride`-th window, (M, T), and what follows each of its steps, (M, T, N). The last window always counts."""
+    starts = np.arange(len(z) - window - outputs, -1, -stride)[::-1]
+    steps = starts[:, None] + np.arange(window)  # (M, T)
+    return z[steps], z[steps[..., None] + 1 + np.arange(outputs)]

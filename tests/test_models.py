@@ -1,0 +1,252 @@
+"""accelerate, trace, save and load."""
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from test_nn import close, flat
+from torch.nn.utils import parametrizations
+from torch.nn.utils.rnn import pack_sequence
+
+import openlstm
+from openlstm.models import convert, spec_of
+from openlstm.spec import Spec
+
+SPECS = [
+    "lstm(3, 4, 4; bidirectional, dropout=0.2)",
+    "lstm(3, 5, 4; proj_size=2, nonrecurrent_proj_size=1, proj_clip=0.5, peephole=diagonal, learned_state)",
+    "lstm(3, 4; bias=False, batch_first, layer_norm, peephole=dense, coupled=i=1-f)",
+    "lstm(3, 4; coupled=f=1-i, activations=hard_sigmoid:0.25/softsign/linear, cell_clip=0.5, zoneout_c=0.1)",
+    "gru(3, 4, 4; residual, reset=before)",
+    "rnn(3, 4; nonlinearity=relu, weight_dropout=0.1)",
+]
+
+
+def module_of(text):
+    torch.manual_seed(0)
+    return openlstm.nn.of(Spec.parse(text), dtype=torch.float64)
+
+
+# accelerate
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.LSTM(3, 4, 2, bidirectional=True, dropout=0.5)
+        self.rest = torch.nn.ModuleDict({"gru": torch.nn.GRU(8, 4), "rnn": torch.nn.RNN(4, 8, nonlinearity="relu")})
+        self.shared = self.rest["gru"]
+
+    def forward(self, x):
+        x, _ = self.first(x)
+        x, _ = self.rest["gru"](x)
+        x, _ = self.rest["rnn"](x)
+        return self.shared(x)[0]
+
+
+def test_accelerate_swaps_in_place_and_back():
+    model = Model().eval()
+    model.rest["rnn"].weight_hh_l0.requires_grad_(False)
+    x = torch.randn(5, 2, 3)
+    expected = model(x)
+    before = dict(model.named_parameters())
+    calls = []
+    model.first.register_forward_hook(lambda *_: calls.append(1))
+    assert openlstm.accelerate(model) is model
+    assert [type(m) for m in (model.first, *model.rest.values())] == [openlstm.LSTM, openlstm.GRU, openlstm.RNN]
+    assert model.shared is model.rest["gru"] and not model.first.training
+    assert {n: id(p) for n, p in model.named_parameters()} == {n: id(p) for n, p in before.items()}
+    close(model(x), expected, torch.float32)
+    assert calls == [1]
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    model(x).sum().backward()
+    optimizer.step()
+    changed = model(x)
+    assert openlstm.accelerate(model, undo=True) is model
+    assert [type(m) for m in (model.first, *model.rest.values())] == [torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN]
+    assert model.shared is model.rest["gru"] and repr(model) == repr(Model())
+    assert {n: id(p) for n, p in model.named_parameters()} == {n: id(p) for n, p in before.items()}
+    close(model(x), changed, torch.float32)
+    assert not torch.equal(changed, expected)
+
+
+def test_accelerate_a_bare_layer_and_leave_our_own():
+    layer = torch.nn.LSTM(3, 4, proj_size=2)
+    ours = openlstm.accelerate(layer)
+    x = torch.randn(5, 2, 3)
+    close(ours(x), layer(x), torch.float32)
+    assert type(openlstm.accelerate(ours, undo=True)) is torch.nn.LSTM
+    own = torch.nn.Sequential(openlstm.LSTM(3, 4))
+    assert type(openlstm.accelerate(own, undo=True)[0]) is openlstm.LSTM
+
+
+def test_accelerate_says_what_it_leaves():
+    class Special(torch.nn.LSTM):
+        pass
+
+    model = torch.nn.Sequential(Special(3, 4))
+    with pytest.warns(
+        UserWarning, match=r"^'0' is a Special, a subclass of a torch layer that may compute something else"
+    ):
+        openlstm.accelerate(model)
+    assert type(model[0]) is Special
+    normed = torch.nn.Sequential(parametrizations.weight_norm(torch.nn.GRU(3, 4), "weight_hh_l0"))
+    with pytest.warns(UserWarning, match=r"a ParametrizedGRU, a subclass"):
+        openlstm.accelerate(normed)
+
+
+def test_parametrized_weights_are_used():
+    lstm = openlstm.LSTM(3, 4, dtype=torch.float64)
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    expected = lstm(x)
+    parametrizations.weight_norm(lstm, "weight_hh_l0")
+    close(lstm(x), expected)
+    with torch.no_grad():
+        lstm.parametrizations.weight_hh_l0.original0.mul_(2)
+    assert not torch.allclose(lstm(x)[0], expected[0])
+
+
+def test_convert_and_spec_of():
+    gru = torch.nn.GRU(3, 4, 2, bias=False, bidirectional=True)
+    assert str(spec_of(gru)) == "gru(3, 4, 4; bias=False, bidirectional)"
+    assert spec_of(torch.nn.Linear(2, 2)) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert convert(torch.nn.RNN(3, 4)).spec == Spec.parse("rnn(3, 4)")
+
+
+# trace
+
+
+@pytest.mark.parametrize("text", SPECS)
+@pytest.mark.parametrize("training", [False, True])
+def test_trace_is_what_forward_computed(text, training):
+    module = module_of(text).train(training)
+    spec = module.spec
+    x = torch.randn(6, 3, 3, dtype=torch.float64)
+    lengths = [6, 2, 0]
+    given = x.transpose(0, 1) if spec.batch_first else x
+    torch.manual_seed(1)
+    trace = openlstm.trace(module, given, lengths=lengths)
+    torch.manual_seed(1)
+    y, final = module(given, lengths=lengths)
+    y = y.transpose(0, 1) if spec.batch_first else y
+    np.testing.assert_array_equal(trace.output, y.detach().numpy())
+    np.testing.assert_array_equal(trace.x, x.numpy())
+    last = spec.num_layers - 1
+    shown = [np.nan_to_num(named["h"] if not spec.proj_size else named["r"]) for named in directions(trace, last)]
+    if spec.nonrecurrent_proj_size:
+        shown = [
+            np.concatenate((r, np.nan_to_num(named["p"])), -1)
+            for r, named in zip(shown, directions(trace, last), strict=True)
+        ]
+    if not spec.residual:
+        np.testing.assert_array_equal(np.concatenate(shown, -1), trace.output)
+    for name, array in trace.items():
+        assert array.shape[:2] == (6, 3) and trace.dims == ("time", "batch", "unit")
+        for k, length in enumerate(lengths):
+            assert not np.isnan(array[:length, k]).any() and np.isnan(array[length:, k]).all(), name
+    if spec.cell == "lstm" and spec.num_layers == 1:
+        c = final[1][0].detach().numpy()
+        np.testing.assert_array_equal(c[0], trace["c_l0"][5, 0])
+        np.testing.assert_array_equal(c[2], trace.initial["c_l0"][2])
+
+
+def directions(trace, layer):
+    return [trace.names(layer, reverse) for reverse in (False, True)[: trace.spec.directions]]
+
+
+def test_the_equations_hold_between_traced_values():
+    trace = openlstm.trace(module_of("lstm(3, 4)"), torch.randn(6, 3, 3, dtype=torch.float64))
+    old = np.concatenate((trace.initial["c_l0"][None], trace["c"][:-1]))
+    np.testing.assert_allclose(trace["c"], trace["f"] * old + trace["i"] * trace["g"], rtol=1e-14)
+    np.testing.assert_allclose(trace["h"], trace["o"] * np.tanh(trace["c"]), rtol=1e-14)
+    np.testing.assert_allclose(trace["i"], 1 / (1 + np.exp(-trace["z_i"])), rtol=1e-14)
+
+
+def test_zoneout_shows_both_sides():
+    module = module_of("lstm(3, 40; zoneout_c=0.5, zoneout_h=0.25)").train()
+    trace = openlstm.trace(module, torch.randn(6, 2, 3, dtype=torch.float64))
+    for name, rate in (("c", 0.5), ("h", 0.25)):
+        old = np.concatenate((trace.initial[name + "_l0"][None], trace[name][:-1]))
+        kept = trace[name] == old
+        np.testing.assert_array_equal(np.where(kept, old, trace[name + "_new"]), trace[name])
+        assert abs(kept.mean() - rate) < 0.1
+
+
+def test_trace_of_torchs_layers_packed_and_half():
+    lstm = torch.nn.LSTM(3, 4)
+    x = torch.randn(6, 2, 3)
+    trace = openlstm.trace(lstm, x)
+    np.testing.assert_allclose(trace["h"], lstm(x)[0].detach(), atol=1e-6)
+    packed = pack_sequence([x[:3, 0], x[:, 1]], enforce_sorted=False)
+    assert np.isnan(openlstm.trace(lstm, packed)["h"][3:, 1]).all()  # in the packed order: longest first
+    assert openlstm.trace(openlstm.LSTM(3, 4, dtype=torch.bfloat16), x.bfloat16())["c"].dtype == np.float32
+    with pytest.raises(TypeError, match=r"^trace takes a recurrent layer of openlstm or torch.nn, got Sequential"):
+        openlstm.trace(torch.nn.Sequential(lstm), x)
+
+
+def test_names_of_a_trace():
+    trace = openlstm.trace(openlstm.GRU(3, 4, 2), torch.zeros(2, 1, 3))
+    assert list(trace.names(1)) == ["z_r", "z_u", "z_n", "z_nh", "r", "u", "n", "h"]
+    with pytest.raises(KeyError, match=r"no 'h' in this trace: it has z_r_l0, "):
+        trace["h"]
+    with pytest.raises(KeyError, match=r"no layer 2 in this trace of gru\(3, 4, 4\)"):
+        trace.names(2)
+    assert repr(trace).startswith("Trace of gru(3, 4, 4): 2 steps, 1 sequences; z_r_l0, z_u_l0")
+    assert len(trace) == 16
+
+
+def test_table_of_a_unit():
+    lstm = openlstm.LSTM(1, 2, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in lstm.parameters():
+            parameter.fill_(0.5)
+    x = torch.tensor([[[1.0]], [[-1.0]], [[0.0]]], dtype=torch.float64)
+    trace = openlstm.trace(lstm, x, lengths=[2])
+    lines = trace.table(unit=1, digits=3).splitlines()
+    assert lines[0].split() == ["step", "x1", "z_i", "z_f", "z_g", "z_o", "i", "f", "g", "c", "o", "h"]
+    assert lines[1].split()[:3] == ["1", "1", "1.5"] and len(lines) == 3
+    assert lines[2].split()[:2] == ["2", "-1"]
+    assert len({len(line) for line in lines}) == 1
+    with pytest.raises(IndexError, match=r"^unit 2: layer 0 has 2, from 0$"):
+        trace.table(unit=2)
+    with pytest.raises(IndexError, match=r"^sequence 1: this trace has 1, numbered from 0$"):
+        trace.table(sequence=1)
+
+
+# save and load
+
+
+@pytest.mark.parametrize("text", SPECS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_file_gives_the_same_module_back(text, dtype, tmp_path):
+    module = module_of(text).to(dtype)
+    path = tmp_path / "model.safetensors"
+    openlstm.save(module, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other = openlstm.load(path)
+    assert type(other) is type(module) and other.spec == module.spec and other.training
+    for (name, a), (other_name, b) in zip(module.state_dict().items(), other.state_dict().items(), strict=True):
+        assert name == other_name and a.dtype == b.dtype and torch.equal(a, b)
+    x = torch.randn(4, 2, 3).to(dtype)
+    for a, b in zip(flat(module.eval()(x)), flat(other.eval()(x)), strict=True):
+        assert torch.equal(a, b)
+    other(x)[0].sum().backward()
+
+
+def test_save_takes_our_modules_only(tmp_path):
+    with pytest.raises(TypeError, match=r"^save takes an LSTM, GRU or RNN of openlstm, got Linear$"):
+        openlstm.save(torch.nn.Linear(2, 2), tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_saved_views_and_shared_memory_do_not_matter(tmp_path):
+    module = openlstm.LSTM(3, 4)
+    with torch.no_grad():
+        module.weight_hh_l0.data = torch.randn(4, 16).t()
+    openlstm.save(module, tmp_path / "m")
+    close(openlstm.load(tmp_path / "m")(torch.ones(2, 1, 3)), copy.deepcopy(module)(torch.ones(2, 1, 3)), torch.float32)

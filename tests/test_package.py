@@ -1,0 +1,132 @@
+"""The package as a whole: its public names, what it imports, and that its documentation runs."""
+
+import ast
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import openlstm
+
+ROOT = pathlib.Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "openlstm"
+
+# A module imports only from lower levels.
+LEVELS = {
+    "cells": 0,
+    "spec": 1,
+    "step": 2,
+    "emit": 2,
+    "tracing": 2,
+    "file": 2,
+    "example": 3,
+    "describe": 3,
+    "backends": 3,
+    "arguments": 3,
+    "nn": 4,
+    "models": 5,
+    "draw": 5,
+    "train": 6,
+    "cli": 7,
+}
+
+
+def test_public_names():
+    assert openlstm.__all__ == [
+        "GRU",
+        "GRUCell",
+        "LSTM",
+        "LSTMCell",
+        "RNN",
+        "RNNCell",
+        "Spec",
+        "accelerate",
+        "backend",
+        "describe",
+        "explain",
+        "load",
+        "save",
+        "trace",
+    ]
+    for name in openlstm.__all__:
+        assert getattr(openlstm, name).__doc__, name
+        assert name in dir(openlstm)
+    with pytest.raises(AttributeError, match="module 'openlstm' has no attribute 'nonsense'"):
+        openlstm.nonsense  # noqa: B018
+
+
+def test_type_checkers_see_the_public_names():
+    tree = ast.parse((SOURCE / "__init__.py").read_text())
+    relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    assert {alias.asname: node.module for node in relative for alias in node.names} == openlstm._HOME
+
+
+def imports(path):
+    """The modules of openlstm that a file imports at its top, or inside a function."""
+    package = ["openlstm", *path.relative_to(SOURCE).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
+            names = [base] if len(base) > 1 else [[*base, alias.name] for alias in node.names]
+            yield from (name[1] for name in names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("openlstm"):
+            yield from ([*node.module.split("."), *[alias.name for alias in node.names]])[1:2]
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_module_imports_only_from_lower_levels(path):
+    own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    for other in imports(path):
+        if other != own:
+            assert LEVELS[other] < LEVELS[own], f"{own} imports {other}"
+
+
+def test_levels_name_what_there_is():
+    assert set(LEVELS) == {
+        path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    } - {"__init__"}
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("module", ["openlstm", *(f"openlstm.{name}" for name, level in LEVELS.items() if level < 3)])
+def test_import_without_torch(module):
+    block = "import sys; sys.modules['torch'] = None\n"  # an import of torch raises ImportError
+    done = run(f"{block}import {module}; import openlstm; openlstm.Spec")
+    assert done.returncode == 0, done.stderr
+
+
+def test_import_is_light():
+    done = run("import sys, openlstm; print(sorted({'torch', 'numpy', 'matplotlib', 'lightning'} & set(sys.modules)))")
+    assert done.stdout.strip() == "[]"
+
+
+def blocks(text):
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["README.md", "DESIGN.md"])
+def test_the_code_in_the_documentation_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = blocks((ROOT / page).read_text())
+    names: dict[str, object] = {}
+    for block in code:
+        exec(compile(block, page, "exec"), names)
+    assert page != "README.md" or len(code) >= 1
+
+
+def test_links_in_the_documentation_lead_somewhere():
+    for page in ROOT.glob("*.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in target:
+                assert (ROOT / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_version_is_in_the_changelog():
+    assert f"## {openlstm.__version__}" in (ROOT / "CHANGELOG.md").read_text()
