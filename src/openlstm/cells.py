@@ -33,7 +33,7 @@ def lstm(z: Arrays, s: Arrays, w: Arrays, m: Any, o: Options) -> dict[str, Array
     """Hochreiter and Schmidhuber 1997 with the forget gate of Gers, Schmidhuber and Cummins 2000.
 
     Diagonal peepholes: Gers and Schmidhuber 2000; Sak, Senior and Beaufays 2014, eq. 1 to 5. Coupled gates: Greff et
-    al. 2017 (f = 1 - i) and TensorFlow (i = 1 - f). Layer norm: Ba, Kiros and Hinton 2016, eq. 20 to 22.
+    al. 2017 (f = 1 - i) and TensorFlow (i = 1 - f). Layer norm: Ba, Kiros and Hinton 2016, supplement.
     """
     sigma, act_g, act_h = (activation(m, name) for name in o.activations)
 
@@ -112,7 +112,7 @@ def project(h: Array, recurrent: Array, non_recurrent: Array | None, clip: float
 
 
 def zoneout(new: Array, old: Array, keep: Array | float) -> Array:
-    """A part of the units keeps its old state: Krueger et al. 2016, eq. 1. `keep` is a 0/1 mask, or its expectation."""
+    """A part of the units keeps its old state: Krueger et al. 2016. `keep` is a 0/1 mask, or its expectation."""
     return keep * old + (1 - keep) * new
 
 

@@ -124,9 +124,19 @@ def trace(
     record: dict[str, Any] = {}
     with torch.no_grad():
         layer._run(input, hx, lengths, reset, record)
-    arrays = {name: _numpy(tensor) for name, tensor in record["values"].items()}
-    initial = {name: _numpy(tensor) for name, tensor in record["initial"].items()}
-    return Trace(layer.spec, _numpy(record["x"]), initial, arrays, _numpy(record["output"]))
+    # A PackedSequence is computed longest first; here its sequences stand as they were packed.
+    order = input.unsorted_indices if isinstance(input, PackedSequence) else None
+
+    def array(tensor: Tensor, batch_dim: int = 1) -> Any:
+        return _numpy(tensor if order is None else tensor.index_select(batch_dim, order))
+
+    return Trace(
+        layer.spec,
+        array(record["x"]),
+        {name: array(state, 0) for name, state in record["initial"].items()},
+        {name: array(tensor) for name, tensor in record["values"].items()},
+        array(record["output"]),
+    )
 
 
 def _numpy(tensor: Tensor) -> Any:
