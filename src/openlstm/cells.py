@@ -244,7 +244,7 @@ class Numpy:
     @staticmethod
     def sigmoid(x: Array) -> Array:
         """1 / (1 + exp(-x)), without overflow, to full relative precision."""
-        return np.exp(-np.logaddexp(0 * x, -x))
+        return np.exp(-np.logaddexp(0, -x))
 
     @staticmethod
     def relu(x: Array) -> Array:
@@ -259,7 +259,7 @@ class Numpy:
     @staticmethod
     def softplus(x: Array) -> Array:
         """log(1 + exp(x)), without overflow."""
-        return np.logaddexp(0 * x, x)
+        return np.logaddexp(0, x)
 
     @staticmethod
     def linear(x: Array, weight: Array, bias: Array | None) -> Array:
@@ -271,3 +271,8 @@ class Numpy:
         """(x - mean) / sqrt(variance + epsilon) over the last dimension."""
         d = x - x.mean(-1, keepdims=True)
         return d / np.sqrt((d * d).mean(-1, keepdims=True) + NORM_EPSILON)
+
+    @staticmethod
+    def join(r: Array, p: Array) -> Array:
+        """[r; p]: side by side along the last dimension."""
+        return np.concatenate((r, p), -1)

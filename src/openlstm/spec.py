@@ -336,7 +336,7 @@ def _checked(name: str, value: Any, option: Option) -> Any:
             raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, option.choices))}")
         return value
     if option.many:
-        names = (value,) if isinstance(value, str) else tuple(value)
+        names = tuple(value) if isinstance(value, (list, tuple)) else (value,)
         if len(names) != option.many:
             raise ValueError(f"{name}={value!r}: expected {option.many} names, as in {option.default!r}")
         for item in names:

@@ -69,6 +69,9 @@ def forward(
     """
     masks = masks or {}
     valid = None if lengths is None else torch.arange(len(x), device=x.device)[:, None] < lengths.to(x.device)  # (T, B)
+    if valid is not None:
+        x = torch.where(valid[:, :, None], x, 0)  # or a NaN past an end would reach the gradients
+        reset = None if reset is None else reset & valid  # past an end nothing begins: the last valid state stays
     final: dict[str, Tensor] = {}
     for layer in range(spec.num_layers):
         outputs = []

@@ -1,0 +1,267 @@
+"""What is derived from the equations by running them on symbols: their LaTeX, plain formulas, and diagram.
+
+Nothing here knows which cells exist, nor how a step is put together: `symbols` runs `step.Step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .spec import Spec, Walk
+from .step import Step
+from .symbols import Stack, Sym, Symbols, nodes
+
+# How parameters are called in formulas: W and R are matrices, b biases, P dense peepholes.
+_CALLED = {
+    "weight_ih": "W",
+    "weight_hh": "R",
+    "bias_ih": "b_W",
+    "bias_hh": "b_R",
+    "weight_ch": "P",
+    "norm_ih": "gain_W",
+    "norm_hh": "gain_R",
+    "weight_hr": "W_hr",
+    "weight_hp": "W_hp",
+}
+
+
+def parameters(spec: Spec) -> dict[str, Any]:
+    """The symbols of a walk's parameters by their names without the suffix: one, or a stack of one for each block."""
+    found: dict[str, Any] = {}
+    own = spec.definition.vectors(spec)
+    for name in spec.shapes(spec.walks[0]):
+        if name in own:
+            found[name] = Stack(Sym("parameter", vector, "") for vector in own[name])
+        elif blocks := spec.blocks(name):
+            found[name] = Stack(Sym("parameter", _CALLED[name], gate) for gate in blocks)
+        elif name in _CALLED:
+            found[name] = Sym("parameter", _CALLED[name], "")
+    return found
+
+
+def shown(spec: Spec) -> dict[str, str]:
+    """The states by the names that a trace has for them: what recurs is r where h is projected."""
+    return {name: "r" if name == "h" and spec.proj_size else name for name in spec.definition.states}
+
+
+def symbols(spec: Spec, training: bool = False) -> dict[str, Sym]:
+    """Every named value of one step as an expression, each after those that it is made of.
+
+    Inputs are named x, and <state>_prev for the states of the step before: r_prev where h is projected. Zoneout's rate
+    is zoneout_<state>. With `training` the random masks of dropouts are there too, as mask_<what they drop>.
+    """
+    walk = Walk(0, False, 1, 1)  # with one unit, row k of a parameter is gate k's
+    p = parameters(spec)
+    states = {name: Sym("name", title + "_prev") for name, title in shown(spec).items()}
+    masks = {}
+    for mask in spec.masks(1, 1):
+        kind = mask.removesuffix(walk.suffix)
+        if kind.startswith("zoneout_") or (training and kind in ("recurrent", "candidate")):
+            dropped = shown(spec)["h"] if kind == "recurrent" else spec.definition.candidate
+            masks[kind] = Sym("parameter", kind if kind.startswith("zoneout_") else "mask_" + dropped, "")
+    drop = None
+    if training and spec.weight_dropout:
+        drop = Stack(Sym("parameter", "mask_R", gate) for gate in spec.gates)
+    step = Step(spec, walk, p, Symbols, drop)
+    values, new, output = step(step.inputs(Sym("name", "x")), states, masks)
+    if output is not new["h"]:
+        values["y"] = output
+    return _ordered(values)
+
+
+def _ordered(values: Mapping[str, Sym]) -> dict[str, Sym]:
+    """The same, each after what it is made of: zoneout renames a value after the fact."""
+    left, done = dict(values), dict[str, Sym]()
+    while left:
+        for name, value in left.items():
+            inside = set(nodes([value])) - {value}
+            if not any(other in inside for key, other in left.items() if key != name):
+                break
+        done[name] = left.pop(name)
+    return done
+
+
+@dataclass(frozen=True)
+class Style:
+    """How formulas are written."""
+
+    name: Callable[[str, str, bool], str]  # of a name and its gate, and whether it changes from step to step
+    forms: Mapping[str, str]  # of functions: {0} and so on are the arguments
+    times: str  # element by element
+    apply: str  # a matrix to a vector, a number to anything
+
+    def formula(self, node: Sym, known: Mapping[Sym, str] | None = None) -> str:
+        """The expression, with `known` ones inside it by their names."""
+        return self._write({k: v for k, v in (known or {}).items() if k is not node}, node, 0, False)
+
+    def _write(self, known: Mapping[Sym, str], node: Sym, above: int, whole: bool) -> str:
+        """`above`: how tightly what is around binds, 1 a sum, 2 a product. `whole`: all gates of a stack, not one."""
+
+        def write(part: Sym, around: int = 0) -> str:
+            return self._write(known, part, around, whole)
+
+        op, args = node.op, node.args
+        binds = {"+": 1, "-": 1, "neg": 1, "*": 2}.get(op, 3)
+        if node in known or op == "name":
+            return self.name(known.get(node) or args[0], "", True)
+        if op == "parameter":
+            return self.name(args[0], "" if whole else args[1], False)
+        if op == "number":
+            text, binds = f"{args[0]:g}", 3 if args[0] >= 0 else 1
+        elif op in "+-":
+            negative = op == "+" and (args[1].op == "neg" or (args[1].op == "number" and args[1].args[0] < 0))
+            op, right = ("-", -args[1]) if negative else (op, args[1])
+            text = f"{write(args[0], 1)} {op} {write(right, 1 if op == '+' else 2)}"
+        elif op == "*":
+            between = self.apply if args[0].op == "number" else self.times
+            text = between.join(write(arg, 2) for arg in args)
+        elif op == "/" and op not in self.forms:
+            text, binds = f"{write(args[0], 2)} / {write(args[1], 3)}", 2
+        elif op == "neg":
+            text = f"-{write(args[0], 2)}"
+        elif op == "linear":
+            text, binds = f"{write(args[1], 3)}{self.apply}{write(args[0], 3)}", 2
+            if args[2] is not None:
+                text, binds = f"{text} + {write(args[2])}", 1
+        elif op == "layer_norm" and len(args) > 2:  # over all gates, and this is one gate's part
+            gate = next(part.args[1] for part in nodes([args[1 + args[0]]]) if part.op == "parameter")
+            text = self.forms["part"].format(self._write(known, args[1], 0, True), gate)
+        else:
+            text = self.forms[op].format(*(write(part) for part in node.parts))
+        return f"({text})" if binds < above else text
+
+
+_GREEK = {"gain": ("γ", r"\gamma"), "bias": ("β", r"\beta"), "zoneout": ("ζ", r"\zeta"), "mask": ("d", "d")}
+
+
+def _text_name(name: str, gate: str, varies: bool) -> str:
+    base, _, rest = name.partition("_")
+    if rest == "prev":
+        return f"{base}(t-1)"
+    base = base if varies else _GREEK.get(base, (base,))[0]
+    return base + (f"_{rest}{gate}" if rest + gate else "")
+
+
+def _latex_name(name: str, gate: str, varies: bool) -> str:
+    base, _, rest = name.partition("_")
+    time = "" if not varies else "t-1" if rest == "prev" else "t"
+    body = base if varies else _GREEK.get(base, ("", base))[1]
+    if rest == "new":
+        body = rf"\tilde{{{body}}}"
+    below = ("" if rest in ("prev", "new") else rest) + gate
+    below = ",".join(part for part in (below, time) if part)
+    return body + ("" if not below else f"_{below}" if len(below) == 1 else f"_{{{below}}}")
+
+
+LATEX = Style(
+    _latex_name,
+    {
+        "sigmoid": r"\sigma({0})",
+        "tanh": r"\tanh({0})",
+        "relu": r"\max(0, {0})",
+        "expm1": r"\left(e^{{{0}}} - 1\right)",
+        "abs": r"\left|{0}\right|",
+        "softplus": r"\ln\left(1 + e^{{{0}}}\right)",
+        "step": r"\left[{0} > 0\right]",
+        "clip": r"\operatorname{{clip}}({0}, {1}, {2})",
+        "join": r"[{0}; {1}]",
+        "layer_norm": r"\operatorname{{LN}}({0})",
+        "part": r"\operatorname{{LN}}({0})_{{{1}}}",
+        "/": r"\frac{{{0}}}{{{1}}}",
+    },
+    times=r" \odot ",
+    apply=r" \, ",
+)
+TEXT = Style(
+    _text_name,
+    {
+        "sigmoid": "σ({0})",
+        "tanh": "tanh({0})",
+        "relu": "max(0, {0})",
+        "expm1": "expm1({0})",
+        "abs": "|{0}|",
+        "softplus": "softplus({0})",
+        "step": "[{0} > 0]",
+        "clip": "clip({0}, {1}, {2})",
+        "join": "[{0}; {1}]",
+        "layer_norm": "LN({0})",
+        "part": "LN({0})_{1}",
+    },
+    times=" ⊙ ",
+    apply=" ",
+)
+
+
+def _formulas(style: Style, spec: Spec, training: bool) -> dict[str, str]:
+    known: dict[Sym, str] = {}
+    lines = {}
+    for name, value in symbols(spec, training).items():
+        # A linear activation gives what it takes: then the later name stands for it from here on.
+        right = style.name(known[value], "", True) if value in known else style.formula(value, known)
+        lines[name] = f"{style.name(name, '', True)} = {right}"
+        known[value] = name
+    return lines
+
+
+def latex(spec: Spec, training: bool = False) -> dict[str, str]:
+    """The equations of one step in LaTeX, by the name of the value that each defines.
+
+    >>> print(latex(Spec.of("lstm", 1, 1, coupled="f=1-i"))["c"])
+    c_t = f_t \\odot c_{t-1} + i_t \\odot g_t
+    """
+    return _formulas(LATEX, spec, training)
+
+
+def text(spec: Spec, training: bool = False) -> dict[str, str]:
+    """The equations of one step in plain characters, by the name of the value that each defines.
+
+    >>> print(text(Spec.of("gru", 1, 1))["n"])
+    n = tanh(z_n + r ⊙ z_nh)
+    """
+    return _formulas(TEXT, spec, training)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A value or an operation in a diagram. `inputs` are places in the list of nodes that it stands in."""
+
+    name: str  # "" for an operation on the way to a named value
+    label: str  # what is done there
+    formula: str
+    value: Sym
+    inputs: tuple[int, ...]
+
+
+def graph(spec: Spec, training: bool = False) -> list[Node]:
+    """The diagram of one step: every operation once, after its inputs; pre-activations as one node each.
+
+    >>> [(node.name, node.label, node.inputs) for node in graph(Spec.of("rnn", 1, 1, bias=False))]
+    [('x', '', ()), ('h_prev', '', ()), ('z_h', 'W_h x + R_h h(t-1)', (0, 1)), ('h', 'tanh', (2,))]
+    """
+    found: list[Node] = []
+    known: dict[Sym, str] = {}
+    place: dict[Sym, int] = {}
+
+    def add(value: Sym, name: str = "") -> int:
+        if value in place and not name:
+            return place[value]
+        formula, inside = TEXT.formula(value, known), [part for part in value.parts if not part.constant]
+        if value in known:  # a linear activation: two names for one value
+            formula, label, inputs = TEXT.name(known[value], "", True), "=", [place[value]]
+        elif value.op == "name":
+            name, label, inputs = value.args[0], "", []
+        elif name.startswith("z_"):
+            label, inputs = formula, [add(part) for part in nodes([value]) if part.op == "name"]
+        else:
+            label, inputs = TEXT.formula(value, dict.fromkeys(inside, "·")), [add(part) for part in inside]
+            label = label.removesuffix("(·)") if len(inside) == 1 else label.removeprefix("· ").removesuffix(" ·")
+        found.append(Node(name, label, formula, value, tuple(inputs)))
+        place[value] = len(found) - 1
+        return place[value]
+
+    for name, value in symbols(spec, training).items():
+        add(value, name)
+        known[value] = name
+    return found
