@@ -16,18 +16,20 @@ SOURCE = ROOT / "src" / "openlstm"
 # A module imports only from lower levels.
 LEVELS = {
     "cells": 0,
+    "layout": 0,
     "spec": 1,
+    "symbols": 1,
     "step": 2,
-    "emit": 2,
     "tracing": 2,
     "file": 2,
+    "emit": 3,
     "example": 3,
-    "describe": 3,
     "backends": 3,
     "arguments": 3,
     "nn": 4,
     "models": 5,
     "draw": 5,
+    "description": 6,
     "train": 6,
     "cli": 7,
 }
@@ -100,6 +102,12 @@ def test_import_without_torch(module):
     block = "import sys; sys.modules['torch'] = None\n"  # an import of torch raises ImportError
     done = run(f"{block}import {module}; import openlstm; openlstm.Spec")
     assert done.returncode == 0, done.stderr
+
+
+def test_what_needs_torch_says_so():
+    done = run("import sys; sys.modules['torch'] = None; import openlstm; openlstm.LSTM")
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == "ImportError: openlstm.LSTM needs torch: install it with pip install 'openlstm[torch]'"
 
 
 def test_import_is_light():

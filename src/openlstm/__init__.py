@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .backends import backend as backend
     from .backends import explain as explain
-    from .describe import describe as describe
+    from .description import describe as describe
     from .models import accelerate as accelerate
     from .models import load as load
     from .models import save as save
@@ -31,7 +31,7 @@ _HOME = {
     **dict.fromkeys(("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"), "nn"),
     **dict.fromkeys(("accelerate", "trace", "load", "save"), "models"),
     **dict.fromkeys(("backend", "explain"), "backends"),
-    "describe": "describe",
+    "describe": "description",
     "Spec": "spec",
 }
 __all__ = sorted(_HOME)
@@ -40,7 +40,12 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'openlstm' has no attribute '{name}'")
-    value = getattr(import_module("." + _HOME[name], __name__), name)
+    try:
+        value = getattr(import_module("." + _HOME[name], __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ImportError(f"openlstm.{name} needs torch: install it with pip install 'openlstm[torch]'") from None
     globals()[name] = value
     return value
 

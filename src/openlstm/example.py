@@ -1,0 +1,96 @@
+"""The worked example: one LSTM cell whose numbers can be followed by hand.
+
+Its candidate takes x1; x2 = 1 opens the input gate, x2 = -1 shuts the forget gate, x3 = 1 opens the output gate.
+The gates are sigmoids of ±10 and more, so rounded they are 0 and 1: the memory goes 3, 7, 7, 7, 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .cells import Numpy
+from .spec import Spec
+from .step import Step
+from .tracing import Floats, Trace
+
+SPEC = Spec.of("lstm", 3, 1, activations=("sigmoid", "linear", "linear"))
+WEIGHTS = {  # on (x1, x2, x3, 1); those on h are 0
+    "i": (0.0, 100.0, 0.0, -10.0),
+    "f": (0.0, 100.0, 0.0, 10.0),
+    "g": (1.0, 0.0, 0.0, 0.0),
+    "o": (0.0, 0.0, 100.0, -10.0),
+}
+INPUTS = ((3.0, 1.0, 0.0), (4.0, 1.0, 0.0), (2.0, 0.0, 0.0), (1.0, 0.0, 1.0), (3.0, -1.0, 0.0))
+
+
+def parameters() -> dict[str, Floats]:
+    """The example's parameters under the names of `SPEC`, without the suffix."""
+    rows = np.array([WEIGHTS[gate] for gate in SPEC.gates])  # (4, 3 + 1)
+    given = {"weight_ih": rows[:, :3], "bias_ih": rows[:, 3]}
+    return {name: given.get(name, np.zeros(shape)) for name, shape in SPEC.shapes(SPEC.walks[0]).items()}
+
+
+def worked_example() -> Trace:
+    """The example's run: every value at each of its five steps, from memory 0.
+
+    >>> t = worked_example()
+    >>> t["c"].ravel().round(3)
+    array([3., 7., 7., 7., 0.])
+    >>> t["h"].ravel().round(2)
+    array([0., 0., 0., 7., 0.])
+    """
+    walk = SPEC.walks[0]
+    x = np.array(INPUTS)[:, None]  # (T, 1, 3)
+    state = {name: np.zeros((1, width)) for name, width in SPEC.state_sizes(walk).items()}
+    initial = {name + walk.suffix: value for name, value in state.items()}
+    step = Step(SPEC, walk, parameters(), Numpy)
+    kept, outputs = [], []
+    for z_x in step.inputs(x):
+        values, state, y = step(z_x, state, {})
+        kept.append(values)
+        outputs.append(y)
+    arrays = {name + walk.suffix: np.stack([values[name] for values in kept]) for name in kept[0]}
+    return Trace(SPEC, x, initial, arrays, np.stack(outputs))
+
+
+def at_step(trace: Trace, t: int) -> dict[str, Any]:
+    """The numbers of one step, the states before it and its input x among them, named as in a diagram.
+
+    >>> step = at_step(worked_example(), 1)
+    >>> step["x"], step["c_prev"], step["c"]
+    ([4.0, 1.0, 0.0], 3.0, 7.0)
+    """
+    numbers: dict[str, Any] = {"x": trace.x[t, 0].tolist()}
+    for name in SPEC.definition.states:
+        before = trace[name][t - 1] if t else trace.initial[name + SPEC.walks[0].suffix]
+        numbers[name + "_prev"] = before.item()
+    return numbers | {name: array[t].item() for name, array in trace.names().items()}
+
+
+def table(trace: Trace) -> list[list[tuple[str, list[tuple[str, str]]]]]:
+    """The example as text: groups of rows, each a label and for each step a number and the rounded one beside it.
+
+    >>> inputs, z, gates, memory, output = table(worked_example())
+    >>> output[0][0], output[0][1][3]
+    ('h output', ('6.9995', '≈7'))
+    """
+    columns = {f"x{k + 1}": trace.x[:, 0, k] for k in range(SPEC.input_size)}
+    groups = {"input": [*columns], "": ["z_" + gate for gate in SPEC.gates], "gate": [*WEIGHTS]}
+    groups |= {"memory": ["c"], "output": ["h"]}
+    columns |= {name: array.ravel() for name, array in trace.names().items()}
+    return [
+        [(f"{name} {title}".strip(), [*map(number, columns[name])]) for name in names]
+        for title, names in groups.items()
+    ]
+
+
+def number(value: float) -> tuple[str, str]:
+    """A number to five digits, and the whole number within 0.001 of it where that is another one.
+
+    >>> number(7.0), number(6.99941), number(0.5)
+    (('7', ''), ('6.9994', '≈7'), ('0.5', ''))
+    """
+    true, whole = f"{value:.5g}", round(value)
+    return true, f"≈{whole}" if true != str(whole) and abs(value - whole) < 1e-3 else ""
