@@ -36,7 +36,7 @@ class Series:
         if self.times is None or len(self) < 3:
             return None
         if isinstance(self.times, pd.DatetimeIndex):
-            return pd.infer_freq(self.times) or f"{np.median(np.diff(self.times.values)) // np.timedelta64(1, 's')}s"
+            return _frequency(self.times) or f"{np.median(np.diff(self.times.values)) // np.timedelta64(1, 's')}s"
         return f"{float(np.median(np.diff(self.times.values))):g}"
 
     def after(self, steps: int) -> pd.Index:
@@ -75,10 +75,14 @@ def read_csv(path: str | os.PathLike[str], target: str, time: str | None = None)
     except UnicodeDecodeError:
         raise ValueError(f"'{path}' is not text in UTF-8: expected a CSV file, save it as one") from None
     except pd.errors.EmptyDataError:
-        raise ValueError(f"'{path}' is empty: expected a CSV file with a line of column names, then one line a row") from None
+        raise ValueError(
+            f"'{path}' is empty: expected a CSV file with a line of column names, then one line for each step of time"
+        ) from None
     except (pd.errors.ParserError, csv.Error) as error:
         reason = str(error).split("C error:")[-1].strip()
-        raise ValueError(f"'{path}' is not a CSV file that can be read ({reason}): give every line the same columns") from None
+        raise ValueError(
+            f"'{path}' is not a CSV file that can be read ({reason}): give every line the same columns"
+        ) from None
     frame.columns = frame.columns.str.strip()
     while len(frame) and (frame.iloc[-1] == "").all():  # empty lines at the end
         frame = frame.iloc[:-1]
@@ -110,48 +114,71 @@ def _names(columns: Any) -> str:
 
 
 def _numbers(column: Any, name: Hashable, source: str, place: Callable[[int], str]) -> Array:
-    text = column.astype(str).str.strip()
-    numbers = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
+    text = column.map(str).str.strip()
+    numbers: Array = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
+    where = f"Column '{name}' of {source} has"
     for row in np.flatnonzero(~np.isfinite(numbers))[:1]:
         given = text.iloc[row]
-        where = f"Column '{name}' of {source}"
         if given.lower() in MISSING:
             count = int(text.str.lower().isin(MISSING).sum())
             more = f" and in {count - 1} more" if count > 1 else ""
-            raise ValueError(f"{where} has no value in {place(row)}{more}: expected a number in every row; fill the gap or cut the rows off")
-        hint = "; write numbers with a decimal point" if given.replace(",", "", 1).lstrip("+-").isdigit() else ""
-        raise ValueError(f"{where} has '{given}' in {place(row)}: expected a number{hint or '; correct it or choose another column'}")
+            raise ValueError(
+                f"{where} no value in {place(row)}{more}: expected a number in every row; fill the gap, or keep only "
+                "the rows on one side of it"
+            )
+        comma = given.replace(",", "", 1).lstrip("+-").isdigit()
+        advice = "write numbers with a decimal point" if comma else "correct it, or choose another column"
+        raise ValueError(f"{where} '{given}' in {place(row)}: expected a number; {advice}")
     return numbers
 
 
 def _times(column: Any, name: Hashable, source: str, place: Callable[[int], str]) -> pd.Index:
-    text = column.astype(str).str.strip()
-    numbers = pd.to_numeric(text, errors="coerce")
-    times: pd.Index
-    if numbers.notna().all():
-        times = pd.Index(numbers)
-        if times.dtype.kind == "f" and (times == times.astype(np.int64)).all():
-            times = times.astype(np.int64)
-    else:
-        parsed = pd.to_datetime(text, errors="coerce", format="ISO8601")
-        for row in np.flatnonzero(parsed.isna())[:1]:
-            raise ValueError(f"Time column '{name}' of {source} has '{text.iloc[row]}' in {place(row)}: expected a number or a date such as 2024-01-31; correct it or leave out the time column")
-        times = pd.DatetimeIndex(parsed)
+    text = column.map(str).str.strip()
+    where = f"Time column '{name}' of {source}"
+    times = _parsed(text, where, place)
     steps = np.diff(times.values)
     zero = steps.dtype.type(0)
-    where = f"Time column '{name}' of {source}"
-    for row in np.flatnonzero(steps == zero)[:1]:
-        raise ValueError(f"{where} has '{text.iloc[row]}' twice, in {place(row)} and {place(row + 1)}: expected each time once; remove one row")
+    if times.has_duplicates:
+        second = int(np.flatnonzero(times.duplicated())[0])
+        first = int(np.flatnonzero(times == times[second])[0])
+        raise ValueError(
+            f"{where} has '{text.iloc[second]}' twice, in {place(first)} and {place(second)}: expected each time once; "
+            "remove one, or train on one series at a time"
+        )
     for row in np.flatnonzero(steps < zero)[:1]:
-        if times.has_duplicates:
-            again = text[times.duplicated()].iloc[0]
-            raise ValueError(f"{where} has '{again}' twice: expected each time once; remove one row, or train on one series at a time")
-        raise ValueError(f"{where} goes back from '{text.iloc[row]}' to '{text.iloc[row + 1]}' in {place(row + 1)}: expected rows in order of time; sort the file by it")
-    if len(steps) > 1 and not (isinstance(times, pd.DatetimeIndex) and pd.infer_freq(times)):
-        # Months differ by a tenth; one and a half steps without a row is a gap.
+        raise ValueError(
+            f"{where} goes back from '{text.iloc[row]}' to '{text.iloc[row + 1]}' in {place(row + 1)}: expected rows "
+            "in order of time; sort the file by it"
+        )
+    if len(steps) > 1 and not (isinstance(times, pd.DatetimeIndex) and _frequency(times)):
+        # Months differ by a tenth; half a step more than usual is a gap.
         for row in np.flatnonzero(steps > 1.5 * np.median(steps))[:1]:
-            raise ValueError(f"{where} has a gap from '{text.iloc[row]}' to '{text.iloc[row + 1]}' in {place(row + 1)}: expected equal steps; add the missing rows, or leave out the time column to take the rows as equally spaced")
+            raise ValueError(
+                f"{where} goes from '{text.iloc[row]}' to '{text.iloc[row + 1]}' in {place(row + 1)}, more than one "
+                "step: expected equal steps; add the missing rows, or leave the time column out to take all rows as "
+                "equally spaced"
+            )
     return times
+
+
+def _frequency(times: pd.DatetimeIndex) -> str | None:
+    found: str | None = pd.DatetimeIndex(times, freq="infer").freqstr
+    return found
+
+
+def _parsed(text: Any, where: str, place: Callable[[int], str]) -> pd.Index:
+    numbers = pd.to_numeric(text, errors="coerce")
+    if np.isfinite(numbers).all():
+        times = pd.Index(numbers)
+        return times.astype(np.int64) if (times % 1 == 0).all() and abs(times).max() < 2**53 else times
+    dates = pd.to_datetime(text, errors="coerce", format="ISO8601")
+    wrong = numbers if np.isfinite(numbers).any() else dates
+    for row in np.flatnonzero(wrong.isna() | np.isinf(numbers))[:1]:
+        raise ValueError(
+            f"{where} has '{text.iloc[row]}' in {place(row)}: expected a number, or a date such as 2024-01-31; correct "
+            "it, or leave the time column out"
+        )
+    return pd.DatetimeIndex(dates)
 
 
 @dataclass(frozen=True)
@@ -206,13 +233,16 @@ class Scaling:
     std: float = 1.0
 
     @classmethod
-    def fit(cls, train: Array, transform: str = "auto") -> Scaling:
-        """From the training part, which must be all that is given here. "auto" chooses the transform by it too."""
+    def fit(cls, train: Array, transform: str = "auto", changes: bool = False) -> Scaling:
+        """From the training part, which must be all that is given here. "auto" chooses the transform by it too.
+
+        changes: it is the steps from one value to the next that get size 1.
+        """
         if transform not in (*TRANSFORMS, "auto"):
             raise ValueError(f"transform is '{transform}': expected one of {', '.join(TRANSFORMS)}, auto")
         chosen = _steadiest(train) if transform == "auto" else transform
         z = cls(chosen).apply(train)
-        return cls(chosen, float(z.mean()), float(z.std()) or 1.0)
+        return cls(chosen, float(z.mean()), float((np.diff(z) if changes else z).std()) or 1.0)
 
     def apply(self, y: Array) -> Array:
         """Scaled values. Errors: ValueError for one that the transform does not take."""
@@ -230,7 +260,7 @@ class Scaling:
 
 
 def _steadiest(train: Array) -> str:
-    """The transform under which the size of a step depends least on the level that it starts from."""
+    """The transform under which the size of a step depends least on the level; "none" unless it is clearly worse."""
     fits = [name for name, (_, _, least) in TRANSFORMS.items() if train.min() >= least]
     if len(fits) == 1 or len(train) < 20 or train.std() == 0:
         return "none"
@@ -238,13 +268,13 @@ def _steadiest(train: Array) -> str:
     def dependence(name: str) -> float:
         z = TRANSFORMS[name][0](train)
         steps = np.abs(np.diff(z) - np.diff(z).mean())
-        return 0.0 if steps.std() == 0 else abs(float(np.corrcoef(steps, z[:-1])[0, 1]))
+        return 0.0 if steps.std() == 0 else abs(float(np.corrcoef(steps, z[:-1] + z[1:])[0, 1]))
 
-    return min(fits, key=lambda name: (dependence(name) if name != "none" else dependence(name) - 0.1))
+    return min(fits, key=lambda name: dependence(name) - 0.1 * (name == "none"))
 
 
 def windows(z: Array, window: int, outputs: int, stride: int = 1) -> tuple[Array, Array]:
-    """Every `stride`-th window, (M, T), and what follows each of its steps, (M, T, N). The last window always counts."""
+    """Every `stride`-th window, (M, T), and what follows each of its steps, (M, T, N). The last is among them."""
     starts = np.arange(len(z) - window - outputs, -1, -stride)[::-1]
     steps = starts[:, None] + np.arange(window)  # (M, T)
     return z[steps], z[steps[..., None] + 1 + np.arange(outputs)]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .data import Array
+
+Rows = NDArray[np.int64]
 
 
 def errors(forecast: Array, truth: Array) -> dict[str, float]:
@@ -13,7 +16,7 @@ def errors(forecast: Array, truth: Array) -> dict[str, float]:
     return {"rmse": float(np.sqrt(np.mean(difference**2))), "mae": float(np.mean(np.abs(difference)))}
 
 
-def origins(begin: int, end: int, horizon: int, most: int | None = None) -> np.ndarray:
+def origins(begin: int, end: int, horizon: int, most: int | None = None) -> Rows:
     """Rows from which a forecast of `horizon` steps has its targets in begin..end: row t forecasts t, t+1, ...
 
     With `most`, that many of them, evenly spread, the last among them.
@@ -21,15 +24,17 @@ def origins(begin: int, end: int, horizon: int, most: int | None = None) -> np.n
     every = np.arange(begin, end - horizon + 1)
     if most is None or len(every) <= most:
         return every
-    return every[np.linspace(0, len(every) - 1, most).round().astype(int)]
+    chosen: Rows = every[np.linspace(0, len(every) - 1, most).round().astype(int)]
+    return chosen
 
 
-def targets(values: Array, starts: np.ndarray, horizon: int) -> Array:
+def targets(values: Array, starts: Rows, horizon: int) -> Array:
     """The truth that belongs to forecasts from `starts`, (M, horizon)."""
-    return values[starts[:, None] + np.arange(horizon)]
+    truth: Array = values[starts[:, None] + np.arange(horizon)]
+    return truth
 
 
-def naive(values: Array, starts: np.ndarray, horizon: int, season: int) -> dict[str, Array]:
+def naive(values: Array, starts: Rows, horizon: int, season: int) -> dict[str, Array]:
     """The naive forecasts from each start, (M, horizon): the last value, and with a season the value one season ago."""
     found = {"last value": np.repeat(values[starts - 1][:, None], horizon, axis=1)}
     if season > 1 and starts.min() >= season:
@@ -60,7 +65,7 @@ def find_season(train: Array) -> int:
         return 0
     peak = negative[0] + int(np.argmax(correlation[negative[0] :]))
     for lag in range(negative[0] + 1, peak):  # an earlier peak that is nearly as high is the period itself
-        if correlation[lag] >= 0.9 * correlation[peak] and correlation[lag] >= correlation[lag - 1 : lag + 2].max():
+        if correlation[lag] >= 0.8 * correlation[peak] and correlation[lag] >= correlation[lag - 1 : lag + 2].max():
             peak = lag
             break
     return int(peak) if peak < longest and correlation[peak] > 0.3 else 0

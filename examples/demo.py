@@ -1,0 +1,102 @@
+"""Trains an LSTM on the sunspots and on a sine, forecasts both, and shows what its gates did.
+
+Run it by `make demo`, or with a seed: `python examples/demo.py 3`. It fails where a forecast is not good enough.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+import openlstm
+from openlstm.draw import gates_picture
+from openlstm.train.commands import error_table
+from openlstm.train.data import Series, read_csv
+from openlstm.train.figure import forecast_figure, save
+from openlstm.train.forecast import ForecastConfig, Forecaster, Result, fit
+
+HERE = Path(__file__).resolve().parent
+PICTURES = HERE.parent / "demo"
+console = Console(highlight=False)
+
+
+def sunspots() -> Series:
+    """Yearly sunspot numbers, 1700-2008."""
+    return read_csv(HERE / "data" / "sunspots.csv", target="SUNACTIVITY", time="YEAR")
+
+
+def sine() -> Series:
+    """1000 points with a period of 70."""
+    return Series("the sine", "sine", np.sin(2 * np.pi * np.arange(1000) / 70))
+
+
+# The next year from the years before it. All else is chosen by the part of the series that is trained on.
+SUNSPOTS = ForecastConfig(test=60)
+# A whole period ahead, each forecast read as the next value. There is no noise, so nothing is left out in training.
+SINE = ForecastConfig(test=70, horizon=70, recursive=True, window=70, dropout=0.0, batch=64, epochs=60, patience=15)
+
+
+def gates(model: Forecaster, series: Series, path: Path) -> None:
+    """What the gates and the memory of a trained model do while it reads a series."""
+    x = torch.from_numpy(model.task.scaling.apply(series.values)).float()
+    trace = openlstm.trace(model.recurrent, x[None, :, None])
+    gates_picture(
+        {name: trace[name][:, 0] for name in "ifoc"},
+        path,
+        series={series.target: series.values},
+        time=series.times,
+        order="c",
+        titles={"i": "input\ngate", "f": "forget\ngate", "o": "output\ngate", "c": "memory"},
+        title="What the gates of the trained model do while it reads the series",
+        time_label=series.time or "step",
+    )
+
+
+def train(name: str, series: Series, config: ForecastConfig, seed: int) -> Result:
+    """Trains, prints the errors, and writes the picture."""
+    console.print(f"\n[bold]{name}[/bold]: {len(series)} rows, training ...")
+    result = fit(series, ForecastConfig(**{**vars(config), "seed": seed}), progress=console)
+    if result is None:
+        sys.exit("Interrupted before the first epoch was over.")
+    console.print(f"{result.outcome.epochs} epochs in {result.outcome.seconds:.0f} s")
+    console.print(error_table(result))
+    if config is SINE:
+        console.print("(There is no noise, so the last season is the answer itself: the model is not told of it.)")
+    save(forecast_figure(result, series), PICTURES / f"{name}.png")
+    return result
+
+
+def main(seed: int = 0) -> int:
+    """0 if both forecasts are as good as they must be."""
+    begin = time.perf_counter()
+    PICTURES.mkdir(exist_ok=True)
+    year = train("sunspots", sunspots(), SUNSPOTS, seed)
+    period = train("sine", sine(), SINE, seed)
+    gates(year.model, sunspots(), PICTURES / "gates.png")
+
+    ratio = year.errors["LSTM"]["rmse"] / year.errors["last value"]["rmse"]
+    error = period.errors["LSTM"]["rmse"]
+    failures = []
+    if ratio > 0.75:
+        failures.append(f"Sunspots: RMSE {1 - ratio:.0%} below the last value's, expected at least 25 %.")
+    if error >= 0.05:
+        failures.append(f"Sine: RMSE {error:.3f} over a whole period, expected less than 0.05.")
+    console.print(
+        f"\nSunspots, one year ahead: RMSE {1 - ratio:.0%} below the last value's; at least 25 % is asked."
+        f"\nSine, a whole period ahead: RMSE {error:.4f}; less than 0.05 is asked."
+        f"\nPictures: {', '.join(f'demo/{path.name}' for path in sorted(PICTURES.glob('*.png')))}."
+        f" All took {time.perf_counter() - begin:.0f} s.",
+        soft_wrap=True,
+    )
+    for failure in failures:
+        print(f"Not good enough. {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:2])))

@@ -1,0 +1,168 @@
+"""The command line: what it prints and writes, and one sentence for what is given wrong."""
+
+import os
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import openlstm
+from openlstm import cli, file
+from openlstm.example import worked_example
+
+
+def call(*args):
+    return CliRunner().invoke(cli.app, [str(arg) for arg in args])
+
+
+def program(*args, code=None, **options):
+    command = [sys.executable, "-c", code or "from openlstm.cli import main; main()", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def test_example(tmp_path):
+    done = call("example", "-o", tmp_path / "new" / "folder")
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    memory = next(line for line in lines if line.startswith("c memory")).split()
+    assert memory == ["c", "memory", "3", "7", "6.9998", "≈7", "6.9995", "≈7", "5.7354e-39", "≈0"]
+    gate = next(line for line in lines if line.startswith("o gate")).split()
+    assert gate[2:] == ["4.5398e-05", "≈0", "4.5398e-05", "≈0", "4.5398e-05", "≈0", "1", "4.5398e-05", "≈0"]
+    assert "  z_o  (0, 0, 100, -10)" in lines
+    assert max(map(len, lines[:-1])) <= 79
+    assert "…" not in done.output
+    assert f"Wrote step-1.svg to step-5.svg to {tmp_path / 'new' / 'folder'}/" in done.output
+    files = sorted((tmp_path / "new" / "folder").iterdir())
+    assert [path.name for path in files] == [f"step-{k}.svg" for k in range(1, 6)]
+    trace = worked_example()
+    for t, path in enumerate(files):
+        root = ElementTree.fromstring(path.read_bytes())
+        found = {g.get("data-name"): g.get("data-value") for g in root.iter("{http://www.w3.org/2000/svg}g")}
+        assert {name: found[name] for name in "ifgoch"} == {n: f"{trace[n][t].item():.5g}" for n in "ifgoch"}
+
+
+def test_example_twice_gives_the_same(tmp_path):
+    assert call("example", "-o", tmp_path).exit_code == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert call("example", "-o", tmp_path).exit_code == 0
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_describe_a_form():
+    form = "lstm(40, 512; peephole=diagonal)"
+    done = call("describe", form, "--time", 5, "--batch", 2, "--outputs", 126)
+    assert done.exit_code == 0
+    assert done.output == str(openlstm.describe(openlstm.Spec.parse(form), 5, 2, 126)) + "\n"
+    assert "1,196,544 weights" in done.output
+
+
+def test_describe_a_file(tmp_path):
+    module = openlstm.GRU(3, 4, 2, bidirectional=True)
+    openlstm.save(module, tmp_path / "model (1).safetensors")
+    done = call("describe", tmp_path / "model (1).safetensors")
+    assert (done.exit_code, done.output) == (0, str(openlstm.describe(module)) + "\n")
+
+
+def test_describe_a_file_of_low_precision(tmp_path):
+    openlstm.save(openlstm.GRU(3, 4).bfloat16(), tmp_path / "m.safetensors")
+    done = call("describe", tmp_path / "m.safetensors")
+    assert done.exit_code == 0, done.stderr
+    assert done.output.startswith("gru(3, 4)\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            ("describe", "nothing.safetensors"),
+            "There is no model file 'nothing.safetensors'. Give a file that openlstm",
+        ),
+        (("describe", "lstm(3, 4; colour=red)"), "Unknown option 'colour' of lstm: expected one of bias"),
+        (("describe", "lstm(3)"), "has one size: expected the input size"),
+        (("describe", "lstm(3, 4"), "Cannot read the spec 'lstm(3, 4'"),
+        (("describe", "lstm(3, 0)"), "hidden_size must be greater than zero"),
+        (("describe", "lstm(3, 4)", "--batch", "0"), "batch is 0: expected a whole number of at least 1"),
+        (("describe", "{folder}/foreign"), "expected a complete safetensors file"),
+        (("describe", "{folder}/other.safetensors"), "holds no spec"),
+        (("example", "-o", "{folder}/foreign"), "is a file: give a folder with -o"),
+        (("example", "-o", "{folder}/foreign/below"), "Not a directory"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(args, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "foreign").write_text("hello")
+    file.write(tmp_path / "other.safetensors", {"a": np.zeros(2)}, {})
+    done = call(*(arg.format(folder=tmp_path) for arg in args))
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1 and done.stderr.endswith(".\n")
+
+
+def test_brackets_in_what_is_given_are_no_markup():
+    done = call("describe", "[bold]x[/bold]")
+    assert "There is no model file '[bold]x[/bold]'" in done.stderr
+
+
+def test_interruption_is_quiet(monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(openlstm.Spec, "parse", interrupted)
+    done = call("describe", "lstm(3, 4)")
+    assert (done.exit_code, done.output) == (130, "")
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+    def defect(*args):
+        raise AssertionError("a defect")
+
+    monkeypatch.setattr(openlstm.Spec, "parse", defect)
+    assert isinstance(call("describe", "lstm(3, 4)").exception, AssertionError)
+
+
+def test_help_and_version():
+    for args in ([], ["--help"]):
+        text = call(*args).output
+        for command in ("example", "describe", "train", "predict"):
+            assert command in text
+    for command in ("example", "describe"):
+        done = call(command, "--help")
+        assert done.exit_code == 0
+    assert call("--version").output == f"openlstm {openlstm.__version__}\n"
+    assert call("nonsense").exit_code == 2
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys, openlstm.cli\ntry: openlstm.cli.main()\nexcept SystemExit: pass\n"
+        "print([n for n in ('torch', 'numpy', 'pandas', 'matplotlib', 'lightning') if n in sys.modules])"
+    )
+    done = program("--help", code=code)
+    assert done.stdout.strip().splitlines()[-1] == "[]", done.stderr
+
+
+def test_describe_and_example_need_no_torch(tmp_path):
+    code = "import sys; sys.modules['torch'] = None\nfrom openlstm.cli import main; main()"
+    openlstm.save(openlstm.GRU(3, 4), tmp_path / "m.safetensors")
+    for args in (["describe", "gru(3, 4)"], ["describe", tmp_path / "m.safetensors"], ["example", "-o", tmp_path]):
+        done = program(*args, code=code)
+        assert done.returncode == 0, done.stderr
+
+
+def test_without_typer_one_sentence_says_what_to_install():
+    code = "import sys; sys.modules['typer'] = None\nfrom openlstm.cli import main; main()"
+    done = program(code=code)
+    assert done.returncode == 1
+    assert done.stderr == "The command line needs typer. Install it with: pip install 'openlstm[train]'\n"
+
+
+def test_as_a_program(tmp_path):
+    done = program("example", cwd=tmp_path, env={**os.environ, "COLUMNS": "40"})
+    assert done.returncode == 0, done.stderr
+    assert "c memory          3             7        6.9998 ≈7     6.9995 ≈7 5.7354e-39 ≈0\n" in done.stdout
+    assert len(list((tmp_path / "worked-example").iterdir())) == 5

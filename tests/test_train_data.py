@@ -1,0 +1,200 @@
+"""What is read from a file, and each sentence about a file that cannot be used."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from openlstm.train.data import Scaling, from_frame, read_csv, split, windows
+from openlstm.train.scores import errors, find_season, naive, origins, targets
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes s.csv into the folder that the test runs in."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str | bytes) -> str:
+        (tmp_path / "s.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+        return "s.csv"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "'s.csv' is empty: expected a CSV file with a line of column names, then one line for each step of time"),
+        ("t,y\n", "'s.csv' has column names and no rows: expected one row for each step of time"),
+        ("t,z\n1,2\n", "'s.csv' has no column 'y': it has 't', 'z'; choose one of them"),
+        ("year,y\n1,2\n", "'s.csv' has no column 't': it has 'year', 'y'; choose one of them"),
+        (
+            "t,y\n1,2\n2,many\n",
+            "Column 'y' of 's.csv' has 'many' in line 3: expected a number; correct it, or choose another column",
+        ),
+        (
+            't,y\n1,2\n2,"3,5"\n',
+            "Column 'y' of 's.csv' has '3,5' in line 3: expected a number; write numbers with a decimal point",
+        ),
+        (
+            "t,y\n1,2\n2,\n3,4\n4,NA\n",
+            "Column 'y' of 's.csv' has no value in line 3 and in 1 more: expected a number in every row; fill the gap, "
+            "or keep only the rows on one side of it",
+        ),
+        (
+            "t,y\n1,2\n\n3,4\n",
+            "Column 'y' of 's.csv' has no value in line 3: expected a number in every row; fill the gap, or keep only "
+            "the rows on one side of it",
+        ),
+        (
+            "t,y\n1,2\n2,inf\n",
+            "Column 'y' of 's.csv' has 'inf' in line 3: expected a number; correct it, or choose another column",
+        ),
+        (
+            "t,y\n1,2\n1,3\n2,3\n",
+            "Time column 't' of 's.csv' has '1' twice, in line 2 and line 3: expected each time once; remove one, or "
+            "train on one series at a time",
+        ),
+        (
+            "t,y\n1,2\n3,3\n2,3\n",
+            "Time column 't' of 's.csv' goes back from '3' to '2' in line 4: expected rows in order of time; sort the "
+            "file by it",
+        ),
+        (
+            "t,y\n1,2\n2,3\n3,3\n5,3\n",
+            "Time column 't' of 's.csv' goes from '3' to '5' in line 5, more than one step: expected equal steps; add "
+            "the missing rows, or leave the time column out to take all rows as equally spaced",
+        ),
+        (
+            "t,y\n2024-01-01,2\n2024-01-02,3\n2024-01-03,3\n2024-01-06,3\n",
+            "Time column 't' of 's.csv' goes from '2024-01-03' to '2024-01-06' in line 5, more than one step: expected "
+            "equal steps; add the missing rows, or leave the time column out to take all rows as equally spaced",
+        ),
+        (
+            "t,y\n1,2\nsoon,3\n",
+            "Time column 't' of 's.csv' has 'soon' in line 3: expected a number, or a date such as 2024-01-31; correct "
+            "it, or leave the time column out",
+        ),
+        (b"t,y\n1,\xff\xfe\n", "'s.csv' is not text in UTF-8: expected a CSV file, save it as one"),
+        (
+            "t,y\n1,2\n2,3,4,5\n",
+            "'s.csv' is not a CSV file that can be read (Expected 2 fields in line 3, saw 4): give every line the same "
+            "columns",
+        ),
+    ],
+)
+def test_a_bad_file_gets_one_sentence(write, text, message):
+    with pytest.raises(ValueError) as error:
+        read_csv(write(text), "y", "t")
+    assert str(error.value) == message
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        read_csv(tmp_path / "none.csv", "y")
+    assert str(error.value) == f"There is no file '{tmp_path / 'none.csv'}': give the path of a CSV file"
+
+
+@pytest.mark.parametrize("text", ["t,y\n1,2\n2,3.5\n", "\ufefft;y\r\n1;2\r\n2;3.5\r\n\r\n\r\n", "t\ty \n1\t 2\n2\t3.5"])
+def test_a_good_file(write, text):
+    series = read_csv(write(text), "y", "t")
+    assert series.values.tolist() == [2, 3.5]
+    assert series.times is not None and series.times.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("times", "after"),
+    [
+        ([1700, 1701, 1702], [1703, 1704]),
+        ([0.1, 0.2, 0.3], [0.4, 0.5]),
+        (["2024-01-31", "2024-02-29", "2024-03-31"], ["2024-04-30", "2024-05-31"]),
+        (["2024-01-04", "2024-01-05", "2024-01-08", "2024-01-09", "2024-01-10"], ["2024-01-11", "2024-01-12"]),
+        (["2024-01-01T00:00", "2024-01-01T00:15", "2024-01-01T00:30"], ["2024-01-01T00:45", "2024-01-01T01:00"]),
+    ],
+)
+def test_times_go_on(times, after):
+    series = from_frame(pd.DataFrame({"t": times, "y": 1.0}), "y", "t")
+    found = series.after(2)
+    if isinstance(after[0], str):
+        assert list(found) == [pd.Timestamp(time) for time in after]
+    else:
+        assert list(found) == pytest.approx(after)
+
+
+def test_a_table_names_its_rows():
+    with pytest.raises(ValueError, match=r"^Column 'y' of the table has no value in row 1: "):
+        from_frame(pd.DataFrame({"y": [1.0, np.nan]}), "y")
+
+
+def test_split_by_time():
+    assert vars(split(309, 60, 0.2, 1, 22, "it")) == {"train": 199, "validation": 249, "rows": 309}
+    assert vars(split(100, 0.1, 0.1, 20, 5, "it")) == {"train": 60, "validation": 80, "rows": 100}  # room for a horizon
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            (30, 6, 0.2, 1, 22),
+            "it has 30 rows, which leaves 19 to train on after 5 for validation and 6 for the test: expected at least "
+            "23, a window of 22 and 1 ahead; give a longer series, or make window, horizon or test smaller",
+        ),
+        ((100, 5, 0.2, 10, 5), "test is 5 rows: expected at least the horizon, 10, so that one forecast fits"),
+        ((100, 2.5, 0.2, 1, 5), "test is 2.5: expected a share such as 0.2, or a number of rows such as 60"),
+        ((100, 20, -1, 1, 5), "validation is -1: expected a share such as 0.2, or a number of rows such as 60"),
+    ],
+)
+def test_a_split_without_room(arguments, message):
+    with pytest.raises(ValueError) as error:
+        split(*arguments, "it")
+    assert str(error.value) == message
+
+
+def test_scaling_is_undone():
+    y = np.random.default_rng(0).gamma(2, 30, 200)
+    for transform in ("none", "sqrt", "log", "auto"):
+        scaling = Scaling.fit(y, transform)
+        z = scaling.apply(y)
+        assert abs(z.mean()) < 1e-12 and abs(z.std() - 1) < 1e-12
+        np.testing.assert_allclose(scaling.undo(z), y)
+    assert Scaling.fit(np.ones(50)).apply(np.ones(3)).tolist() == [0, 0, 0]
+
+
+def test_the_transform_follows_the_data():
+    steps = np.random.default_rng(0).normal(size=1000)
+    assert Scaling.fit(np.exp(steps.cumsum() / 10)).transform == "log"
+    assert Scaling.fit(steps + 10).transform == "none"
+    assert Scaling.fit(np.exp(steps.cumsum() / 10) - 10).transform == "none"  # none other takes values below 0
+    with pytest.raises(ValueError, match=r"^A value is -1, but the log transform takes none of 0 or below: use "):
+        Scaling.fit(np.array([1.0, -1]), "log")
+    with pytest.raises(ValueError, match=r"^transform is 'cube': expected one of none, sqrt, log, auto$"):
+        Scaling.fit(steps, "cube")
+
+
+def test_windows():
+    x, y = windows(np.arange(10.0), window=3, outputs=2, stride=2)
+    assert x.tolist() == [[1, 2, 3], [3, 4, 5], [5, 6, 7]]
+    assert y[-1].tolist() == [[6, 7], [7, 8], [8, 9]]
+
+
+def test_naive_forecasts_know_only_what_is_before_them():
+    values = np.arange(20.0)
+    starts = origins(10, 20, 5)
+    assert starts.tolist() == [10, 11, 12, 13, 14, 15]
+    assert origins(10, 20, 5, most=2).tolist() == [10, 15]
+    assert targets(values, starts, 5)[0].tolist() == [10, 11, 12, 13, 14]
+    found = naive(values, starts, 5, season=3)
+    assert found["last value"][0].tolist() == [9] * 5
+    assert found["last season"][0].tolist() == [7, 8, 9, 7, 8]
+    assert list(naive(values, starts, 5, season=0)) == ["last value"]
+    assert errors(np.array([1.0, 3]), np.array([2.0, 6])) == {"rmse": pytest.approx(5**0.5), "mae": 2}
+
+
+def test_a_season_is_found_where_there_is_one():
+    random = np.random.default_rng(0)
+    wave = np.sin(2 * np.pi * np.arange(240) / 12)
+    assert find_season(wave + 0.05 * np.arange(240) + 0.5 * random.normal(size=240)) == 12
+    for _ in range(5):
+        assert find_season(random.normal(size=300)) == 0
+    assert find_season(np.ones(100)) == 0
