@@ -222,7 +222,7 @@ def test_gates_figure_shows_the_numbers():
     for axes, name in ((gate, "f"), (memory, "c")):
         np.testing.assert_array_equal(axes.collections[0].get_array(), given[name].T)
         assert axes.get_ylabel().startswith(name)
-    bound = np.abs(given["c"]).max()
+    bound = np.percentile(np.abs(given["c"]), 98)
     assert gate.collections[0].get_clim() == (0, 1)
     assert memory.collections[0].get_clim() == (-bound, bound)
     assert memory.get_xlabel() == "year"
@@ -243,7 +243,7 @@ def test_units_can_be_sorted():
 def test_values_past_the_end_and_values_of_one_kind():
     given = {"c": np.array([[1.0, -2.0], [np.nan, np.nan]]), "h": np.zeros((2, 2))}
     figure = gates_figure(given)
-    assert figure.axes[0].collections[0].get_clim() == (-2, 2)
+    np.testing.assert_allclose(figure.axes[0].collections[0].get_clim(), (-1.98, 1.98))
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])

@@ -227,7 +227,8 @@ def gates_figure(
 
     `series`: the line above, (T,), or several by name, such as the input and the forecast. `time`: T numbers or dates.
     `order`: the units from top to bottom, or the name of an array, by whose mean over time they are sorted, greatest
-    first. `titles`: words for names. Values within 0 and 1, such as a gate's, get one scale; others one even around 0.
+    first. `titles`: words for names. Values within 0 and 1, such as a gate's, get one scale; others one even around 0,
+    which ends where 98 % of them do.
     Errors: ValueError where shapes do not fit.
 
     >>> figure = gates_figure({"f": np.zeros((5, 3)), "c": np.ones((5, 3))}, {"x": np.zeros(5)}, order="c")
@@ -256,8 +257,9 @@ def gates_figure(
         array = np.asarray(array)
         places = _places(order, arrays, array.shape[1])
         low, high = float(np.nanmin(array)), float(np.nanmax(array))
-        bound = max(-low, high) or 1.0
         gate = low >= 0 and high <= 1
+        # A few units far out would leave the rest without colour: what is beyond the bound has the last one.
+        bound = float(np.nanpercentile(np.abs(array), 98)) or max(-low, high) or 1.0
         image = axes.pcolormesh(
             at,
             np.arange(1, len(places) + 1),
@@ -271,7 +273,8 @@ def gates_figure(
         axes.invert_yaxis()
         axes.set_yticks(sorted({1, len(places)}) if order is None else [])
         axes.set_ylabel((titles or {}).get(name, name) + ("\nunit" if order is None else ""))
-        bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=9)
+        extend = "neither" if gate else ("neither", "min", "max", "both")[(low < -bound) + 2 * (high > bound)]
+        bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=9, extend=extend)
         bar.set_ticks([0, 1] if gate else [-bound, 0, bound], labels=["0", "1"] if gate else None)
         if not gate:
             bar.ax.set_yticklabels([f"{tick:.2g}" for tick in (-bound, 0, bound)])
