@@ -51,7 +51,7 @@ def gates(model: Forecaster, series: Series, path: Path) -> None:
         series={series.target: series.values},
         time=series.times,
         order="c",
-        titles={"i": "input\ngate", "f": "forget\ngate", "o": "output\ngate", "c": "memory"},
+        titles=model.recurrent.spec.definition.titles,
         title="What the gates of the trained model do while it reads the series",
         time_label=series.time or "step",
     )

@@ -28,9 +28,9 @@ def test_example(tmp_path):
     assert done.exit_code == 0, done.output
     lines = done.output.splitlines()
     memory = next(line for line in lines if line.startswith("c memory")).split()
-    assert memory == ["c", "memory", "3", "7", "6.9998", "≈7", "6.9995", "≈7", "5.7354e-39", "≈0"]
-    gate = next(line for line in lines if line.startswith("o gate")).split()
-    assert gate[2:] == ["4.5398e-05", "≈0", "4.5398e-05", "≈0", "4.5398e-05", "≈0", "1", "4.5398e-05", "≈0"]
+    assert memory == ["c", "memory", "cell", "3", "7", "6.9998", "≈7", "6.9995", "≈7", "5.74e-39", "≈0"]
+    gate = next(line for line in lines if line.startswith("o output gate")).split()
+    assert gate[3:] == ["4.54e-05", "≈0", "4.54e-05", "≈0", "4.54e-05", "≈0", "1", "4.54e-05", "≈0"]
     assert "  z_o  (0, 0, 100, -10)" in lines
     assert max(map(len, lines[:-1])) <= 79
     assert "…" not in done.output
@@ -164,5 +164,5 @@ def test_without_typer_one_sentence_says_what_to_install():
 def test_as_a_program(tmp_path):
     done = program("example", cwd=tmp_path, env={**os.environ, "COLUMNS": "40"})
     assert done.returncode == 0, done.stderr
-    assert "c memory          3             7        6.9998 ≈7     6.9995 ≈7 5.7354e-39 ≈0\n" in done.stdout
+    assert "c memory cell         3           7      6.9998 ≈7   6.9995 ≈7 5.74e-39 ≈0\n" in done.stdout
     assert len(list((tmp_path / "worked-example").iterdir())) == 5

@@ -235,7 +235,7 @@ def test_units_can_be_sorted():
     figure = gates_figure(given, order="c", titles={"f": "forget gate"})
     for axes, name in zip(figure.axes[:2], given, strict=True):
         np.testing.assert_array_equal(axes.collections[0].get_array(), given[name].T[order])
-    assert figure.axes[0].get_ylabel() == "forget gate"
+    assert figure.axes[0].get_ylabel() == "forget\ngate"
     figure = gates_figure(given, order=[2, 0])
     np.testing.assert_array_equal(figure.axes[0].collections[0].get_array(), given["f"].T[[2, 0]])
 

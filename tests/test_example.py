@@ -68,20 +68,20 @@ def test_one_step():
 def test_table_has_true_and_rounded_numbers():
     rows = dict(row for group in table(worked_example()) for row in group)
     assert list(rows) == [
-        *("x1 input", "x2 input", "x3 input", "z_i", "z_f", "z_g", "z_o"),
-        *("i gate", "f gate", "g gate", "o gate", "c memory", "h output"),
+        *("x1", "x2", "x3", "z_i", "z_f", "z_g", "z_o"),
+        *("i input gate", "f forget gate", "g candidate", "o output gate", "c memory cell", "h hidden state"),
     ]
-    assert [true for true, _ in rows["x2 input"]] == ["1", "1", "0", "0", "-1"]
-    assert rows["o gate"] == [("4.5398e-05", "≈0")] * 3 + [("1", ""), ("4.5398e-05", "≈0")]
-    assert rows["f gate"][2:] == [("0.99995", "≈1"), ("0.99995", "≈1"), ("8.194e-40", "≈0")]
-    assert rows["c memory"][2:4] == [("6.9998", "≈7"), ("6.9995", "≈7")]
+    assert [true for true, _ in rows["x2"]] == ["1", "1", "0", "0", "-1"]
+    assert rows["o output gate"] == [("4.54e-05", "≈0")] * 3 + [("1", ""), ("4.54e-05", "≈0")]
+    assert rows["f forget gate"][2:] == [("0.99995", "≈1"), ("0.99995", "≈1"), ("8.19e-40", "≈0")]
+    assert rows["c memory cell"][2:4] == [("6.9998", "≈7"), ("6.9995", "≈7")]
 
     def rounded(label):
         return [int((about or true).lstrip("≈")) for true, about in rows[label]]
 
-    assert rounded("c memory") == [3, 7, 7, 7, 0]
-    assert rounded("h output") == [0, 0, 0, 7, 0]
-    assert rounded("i gate") == [1, 1, 0, 0, 0]
+    assert rounded("c memory cell") == [3, 7, 7, 7, 0]
+    assert rounded("h hidden state") == [0, 0, 0, 7, 0]
+    assert rounded("i input gate") == [1, 1, 0, 0, 0]
 
 
 def test_numbers_that_are_not_nearly_whole_stay_as_they_are():

@@ -216,6 +216,14 @@ class Copy:
 DECLARED = {
     "lstm": {
         "states": ("h", "c"),
+        "titles": {
+            "i": "input gate",
+            "f": "forget gate",
+            "g": "candidate",
+            "c": "memory cell",
+            "o": "output gate",
+            "h": "hidden state",
+        },
         "candidate": "g",
         "projects": True,
         "options": {
@@ -229,6 +237,7 @@ DECLARED = {
     },
     "gru": {
         "states": ("h",),
+        "titles": {"r": "reset gate", "u": "update gate", "n": "candidate", "h": "hidden state"},
         "candidate": "n",
         "projects": False,
         "options": {
@@ -238,6 +247,7 @@ DECLARED = {
     },
     "rnn": {
         "states": ("h",),
+        "titles": {"h": "hidden state"},
         "candidate": "",
         "projects": True,
         "options": {"nonlinearity": ("tanh", ("tanh", "relu"), 0)},
@@ -262,9 +272,8 @@ def check_declarations(cells, spec):
     assert set(cells.CELLS) == set(DECLARED)
     for name, cell in cells.CELLS.items():
         expected = DECLARED[name]
-        assert {key: getattr(cell, key) for key in ("states", "candidate", "projects")} == {
-            key: expected[key] for key in ("states", "candidate", "projects")
-        }
+        plain = expected.keys() - {"options"}
+        assert {key: getattr(cell, key) for key in plain} == {key: expected[key] for key in plain}
         found = {key: (option.default, option.choices, option.many) for key, option in cell.options.items()}
         assert found == expected["options"]
     for text, biases in {

@@ -132,6 +132,7 @@ class Cell:
     equations: Callable[..., dict[str, Array]]
     gates: Callable[[Options], tuple[str, ...]]  # with a row block each in W, R and b
     states: tuple[str, ...] = ("h",)  # h, the output, comes first
+    titles: Mapping[str, str] = field(default_factory=dict)  # what the field calls the values
     options: Mapping[str, Option] = field(default_factory=dict)
     vectors: Callable[[Options], dict[str, tuple[str, ...]]] = lambda o: {}  # parameter: the (H,) vectors stacked in it
     apart: Callable[[Options], tuple[str, ...]] = lambda o: ()  # gates k whose R h + b comes apart, as z["kh"]
@@ -161,6 +162,14 @@ CELLS: dict[str, Cell] = {
     "lstm": Cell(
         equations=lstm,
         states=("h", "c"),
+        titles={
+            "i": "input gate",
+            "f": "forget gate",
+            "g": "candidate",
+            "c": "memory cell",
+            "o": "output gate",
+            "h": "hidden state",
+        },
         gates=lambda o: _LSTM_GATES[o.coupled],
         options={
             "peephole": Option(None, (None, "diagonal", "dense")),
@@ -186,6 +195,7 @@ CELLS: dict[str, Cell] = {
     "gru": Cell(
         equations=gru,
         gates=lambda o: ("r", "u", "n"),
+        titles={"r": "reset gate", "u": "update gate", "n": "candidate", "h": "hidden state"},
         options={
             "reset": Option("after", ("after", "before")),
             "activations": Option(("sigmoid", "tanh"), many=2),
@@ -199,6 +209,7 @@ CELLS: dict[str, Cell] = {
     "rnn": Cell(
         equations=rnn,
         gates=lambda o: ("h",),
+        titles={"h": "hidden state"},
         options={"nonlinearity": Option("tanh", ("tanh", "relu"))},
     ),
 }

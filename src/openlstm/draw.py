@@ -60,7 +60,7 @@ def block_diagram(spec: Spec, values: Mapping[str, Any] | None = None, title: st
     """
     nodes = graph(spec, training)
     numbers = _numbers(nodes, values or {})
-    texts = [_lines(node, numbers[k]) for k, node in enumerate(nodes)]
+    texts = [_lines(node, spec.definition.titles.get(node.name, ""), numbers[k]) for k, node in enumerate(nodes)]
     inputs = [list(node.inputs) for node in nodes]
     ends = {node.name: k for k, node in enumerate(nodes) if node.name}
     goes = dict.fromkeys(shown(spec).values(), "next step")
@@ -127,9 +127,10 @@ def _number(value: Any) -> str:
     return f"{np.nanmin(flat):.3g} … {np.nanmax(flat):.3g}"
 
 
-def _lines(node: Node, number: str) -> list[tuple[str, str]]:
-    """A box's lines: its name, what it does, its number."""
+def _lines(node: Node, title: str, number: str) -> list[tuple[str, str]]:
+    """A box's lines: its name, what the field calls it, what it does, its number."""
     lines = [("ink name", TEXT.name(node.name, "", True))] if node.name else []
+    lines += [("soft", title)] if title else []
     style = "soft" if node.name else "ink"
     return lines + [(style, line) for line in _broken(node.label)] + ([("ink value", number)] if number else [])
 
@@ -272,7 +273,8 @@ def gates_figure(
         )
         axes.invert_yaxis()
         axes.set_yticks(sorted({1, len(places)}) if order is None else [])
-        axes.set_ylabel((titles or {}).get(name, name) + ("\nunit" if order is None else ""))
+        words = (titles or {}).get(name, name).split()
+        axes.set_ylabel("\n".join([*words, *(["unit"] if order is None else [])]))
         extend = "neither" if gate else ("neither", "min", "max", "both")[(low < -bound) + 2 * (high > bound)]
         bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=9, extend=extend)
         bar.set_ticks([0, 1] if gate else [-bound, 0, bound], labels=["0", "1"] if gate else None)

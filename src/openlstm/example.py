@@ -74,23 +74,23 @@ def table(trace: Trace) -> list[list[tuple[str, list[tuple[str, str]]]]]:
 
     >>> inputs, z, gates, memory, output = table(worked_example())
     >>> output[0][0], output[0][1][3]
-    ('h output', ('6.9995', '≈7'))
+    ('h hidden state', ('6.9995', '≈7'))
     """
     columns = {f"x{k + 1}": trace.x[:, 0, k] for k in range(SPEC.input_size)}
-    groups = {"input": [*columns], "": ["z_" + gate for gate in SPEC.gates], "gate": [*WEIGHTS]}
-    groups |= {"memory": ["c"], "output": ["h"]}
+    groups = [[*columns], ["z_" + gate for gate in SPEC.gates], [*SPEC.gates], ["c"], ["h"]]
     columns |= {name: array.ravel() for name, array in trace.names().items()}
+    titles = SPEC.definition.titles
     return [
-        [(f"{name} {title}".strip(), [*map(number, columns[name])]) for name in names]
-        for title, names in groups.items()
+        [(f"{name} {titles.get(name, '')}".strip(), [*map(number, columns[name])]) for name in names]
+        for names in groups
     ]
 
 
 def number(value: float) -> tuple[str, str]:
-    """A number to five digits, and the whole number within 0.001 of it where that is another one.
+    """A number to five digits, three where it is small; and the whole number within 0.001 of it if that is another.
 
     >>> number(7.0), number(6.99941), number(0.5)
     (('7', ''), ('6.9994', '≈7'), ('0.5', ''))
     """
-    true, whole = f"{value:.5g}", round(value)
+    true, whole = f"{value:.{5 if abs(value) >= 1e-3 else 3}g}", round(value)
     return true, f"≈{whole}" if true != str(whole) and abs(value - whole) < 1e-3 else ""
