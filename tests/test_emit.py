@@ -177,7 +177,7 @@ def test_other_forms():
     lines = text(Spec.of("lstm", I, H, peephole="dense", activations=("hard_sigmoid", "leaky_relu:0.2", "linear")))
     assert lines["z_o"] == "z_o = W_o x + b_Wo + P_o c(t-1) + R_o h(t-1) + b_Ro"
     assert lines["i"] == "i = clip(0.2 z_i + 0.5, 0, 1)"
-    assert lines["g"] == "g = max(0, z_g) - 0.2 max(0, -z_g)"
+    assert lines["g"] == "g = max(0, z_g) + 0.2 min(0, z_g)"
     assert lines["h"] == "h = o ⊙ c"
     lines = text(Spec.of("lstm", I, H, activations=("sigmoid", "linear", "tanh")))
     assert (lines["g"], lines["c"]) == ("g = z_g", "c = f ⊙ c(t-1) + i ⊙ g")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from test_nn import close, flat
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.rnn import pack_sequence
 
 import openlstm
@@ -27,6 +27,12 @@ SPECS = [
 def module_of(text):
     torch.manual_seed(0)
     return openlstm.nn.of(Spec.parse(text), dtype=torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """The same numbers in every order of the tests."""
+    torch.manual_seed(0)
 
 
 # accelerate
@@ -86,15 +92,63 @@ def test_accelerate_says_what_it_leaves():
     class Special(torch.nn.LSTM):
         pass
 
-    model = torch.nn.Sequential(Special(3, 4))
-    with pytest.warns(
-        UserWarning, match=r"^'0' is a Special, a subclass of a torch layer that may compute something else"
-    ):
+    own = torch.nn.RNN(3, 4)
+    own.forward = lambda x: x
+    normed = parametrizations.weight_norm(torch.nn.GRU(3, 4), "weight_hh_l0")
+    for layer, name in ((Special(3, 4), "Special"), (normed, "ParametrizedGRU"), (own, "RNN")):
+        model = torch.nn.Sequential(layer)
+        with pytest.warns(UserWarning, match=rf"^'0' is a {name}, whose forward may be another than that of the plain"):
+            openlstm.accelerate(model)
+        assert model[0] is layer
+        with pytest.warns(UserWarning, match=rf"^the model is a {name}, "):
+            assert openlstm.accelerate(layer) is layer
+
+
+def test_accelerate_takes_everything_along():
+    """What hooks compute weights from, buffers, children and attributes: there, and back."""
+    layer = torch.nn.LSTM(3, 4)
+    prune.l1_unstructured(layer, "weight_hh_l0", 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # weight_norm: there are parametrizations
+        torch.nn.utils.weight_norm(layer, "weight_ih_l0")
+    layer.register_buffer("scale", torch.ones(1), persistent=False)
+    layer.child, layer.tag = torch.nn.GRU(2, 2), "t"
+    log = []
+    layer.register_full_backward_hook(lambda *_: log.append("backward"))
+    layer.register_forward_pre_hook(lambda *_: log.append("before"))
+    model = torch.nn.Sequential(layer)
+    x = torch.randn(5, 2, 3, requires_grad=True)
+    expected, names, state = model(x), list(dict(model.named_parameters())), list(model.state_dict())
+    for undo, kind in ((False, openlstm.LSTM), (True, torch.nn.LSTM)):
+        openlstm.accelerate(model, undo)
+        assert type(model[0]) is kind and (type(model[0].child) is torch.nn.GRU) is undo
+        assert list(dict(model.named_parameters())) == names and list(model.state_dict()) == state
+        assert model[0].tag == "t" and model[0].scale is layer.scale
+        log.clear()
+        y = model(x)
+        close(y, expected, torch.float32)
+        y[0].sum().backward()
+        assert log == ["before", "backward"]
+        with torch.no_grad():
+            model[0].weight_ih_l0_g.mul_(2)
+        assert not torch.allclose(model(x)[0], expected[0])
+        with torch.no_grad():
+            model[0].weight_ih_l0_g.div_(2)
+
+
+def test_undo_refuses_what_torch_does_not_have_before_it_changes_anything():
+    model = openlstm.accelerate(torch.nn.Sequential(torch.nn.LSTM(3, 4), torch.nn.RNN(4, 4)))
+    model[1].zoneout_h = 0.5
+    with pytest.raises(ValueError, match=r"^'1' cannot be swapped: torch.nn has no rnn\(4, 4; zoneout_h=0.5\). Set wh"):
+        openlstm.accelerate(model, undo=True)
+    assert [type(layer) for layer in model] == [openlstm.LSTM, openlstm.RNN]
+    model[1].zoneout_h = 0
+    openlstm.accelerate(model, undo=True)
+    assert [type(layer) for layer in model] == [torch.nn.LSTM, torch.nn.RNN]
+    model[1].batch_first = 1
+    with pytest.raises(ValueError, match=r"^'1' cannot be swapped: batch_first should be of type bool, got: int$"):
         openlstm.accelerate(model)
-    assert type(model[0]) is Special
-    normed = torch.nn.Sequential(parametrizations.weight_norm(torch.nn.GRU(3, 4), "weight_hh_l0"))
-    with pytest.warns(UserWarning, match=r"a ParametrizedGRU, a subclass"):
-        openlstm.accelerate(normed)
+    assert type(model[0]) is torch.nn.LSTM
 
 
 def test_parametrized_weights_are_used():
@@ -188,6 +242,23 @@ def test_trace_of_torchs_layers_packed_and_half():
     assert openlstm.trace(openlstm.LSTM(3, 4, dtype=torch.bfloat16), x.bfloat16())["c"].dtype == np.float32
     with pytest.raises(TypeError, match=r"^trace takes a recurrent layer of openlstm or torch.nn, got Sequential"):
         openlstm.trace(torch.nn.Sequential(lstm), x)
+    with pytest.raises(TypeError, match=r"^trace takes a recurrent layer of openlstm or torch.nn, got LSTMCell. Give"):
+        openlstm.trace(openlstm.LSTMCell(3, 4), x[0])
+
+
+@pytest.mark.parametrize("library", [torch.nn, openlstm])
+def test_trace_runs_the_hooks_that_forward_runs(library):
+    layer = library.LSTM(3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # weight_norm: there are parametrizations
+        torch.nn.utils.weight_norm(layer, "weight_hh_l0")
+    with torch.no_grad():
+        layer.weight_hh_l0_g.mul_(3)  # the weight itself changes at the next run
+    layer.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    x = torch.randn(6, 2, 3)
+    traced = openlstm.trace(layer, x)
+    np.testing.assert_allclose(traced["h"], layer(x)[0].detach(), atol=1e-6)
+    np.testing.assert_array_equal(traced.x, 2 * x)
 
 
 def test_names_of_a_trace():
@@ -252,3 +323,16 @@ def test_saved_views_and_shared_memory_do_not_matter(tmp_path):
         module.weight_hh_l0.data = torch.randn(4, 16).t()
     openlstm.save(module, tmp_path / "m")
     close(openlstm.load(tmp_path / "m")(torch.ones(2, 1, 3)), copy.deepcopy(module)(torch.ones(2, 1, 3)), torch.float32)
+    tied = openlstm.RNN(4, 4, 2)
+    tied.weight_hh_l1 = tied.weight_hh_l0
+    openlstm.save(tied, tmp_path / "m")
+    close(openlstm.load(tmp_path / "m")(torch.ones(2, 1, 4)), tied(torch.ones(2, 1, 4)), torch.float32)
+
+
+def test_save_refuses_what_load_could_not_give_back(tmp_path):
+    normed = parametrizations.weight_norm(openlstm.LSTM(3, 4), "weight_hh_l0")
+    with pytest.raises(
+        ValueError, match=r"^save writes the parameters of lstm\(3, 4\) alone, but this module differs in "
+    ):
+        openlstm.save(normed, tmp_path / "m")
+    assert not list(tmp_path.iterdir())

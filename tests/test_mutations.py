@@ -28,6 +28,7 @@ SAME: dict[str, dict[str, str]] = {
         "Numpy.sigmoid: np.logaddexp(0, -x) -> np.logaddexp(-x, 0)": "is symmetric",
         "Numpy.softplus: np.logaddexp(0, x) -> np.logaddexp(x, 0)": "is symmetric",
         "Numpy.relu: np.maximum(x, 0) -> np.maximum(0, x)": "is symmetric",
+        "Numpy.negative: np.minimum(x, 0) -> np.minimum(0, x)": "is symmetric",
         "Numpy.layer_norm: d -> x": "the mean of (x - mean) * x is that of (x - mean)^2",
     },
     "step": {
@@ -262,6 +263,7 @@ SCALARS = {
     "expm1": lambda x: math.expm1(min(x, 10.0)),
     "abs": abs,
     "relu": lambda x: x if x > 0 else 0.0,
+    "negative": lambda x: x if x < 0 else 0.0,
     "step": lambda x: 1.0 if x > 0 else 0.0,
     "softplus": lambda x: oracle.function("softplus", x),
 }

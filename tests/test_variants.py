@@ -29,6 +29,7 @@ from cases import (
 
 import openlstm.backends
 from openlstm import cells
+from openlstm.backends.reference import Torch
 from openlstm.cells import CELLS
 from openlstm.spec import _FIELDS, Spec
 from openlstm.step import Step
@@ -347,6 +348,23 @@ def test_derivatives(case, backend):
     vector = flat(named.values()).requires_grad_()
     assert torch.autograd.gradcheck(function, vector, fast_mode=True)
     assert torch.autograd.gradgradcheck(function, vector, fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "at"),
+    [
+        ("relu", torch.nn.functional.relu, 0.0),
+        ("leaky_relu:0.3", lambda x: torch.nn.functional.leaky_relu(x, 0.3), 0.0),
+        ("elu:1.0", torch.nn.functional.elu, 0.0),
+        ("elu:0.7", lambda x: torch.nn.functional.elu(x, 0.7), 0.0),
+        ("thresholded_relu:0.4", lambda x: torch.nn.functional.threshold(x, 0.4, 0.0), 0.4),
+        ("softsign", torch.nn.functional.softsign, 0.0),
+    ],
+)
+def test_slopes_where_functions_bend(name, theirs, at):
+    x = torch.tensor(at, dtype=torch.float64, requires_grad=True)
+    slopes = [torch.autograd.grad(f(x), x)[0] for f in (cells.activation(Torch, name), theirs)]
+    assert slopes[0] == slopes[1]
 
 
 def test_runs_are_named():

@@ -17,9 +17,15 @@ from .spec import Spec
 State = Any  # (h, c) for the LSTM, h for GRU and RNN; tuples of layers where layers differ in size
 
 
+def autocasts(x: Tensor) -> bool:
+    """Is autocast on where this tensor is? Some devices, such as meta, have none."""
+    kind = x.device.type
+    return torch.amp.autocast_mode.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 def check_type(x: Tensor, weight: Tensor) -> torch.dtype:
     """The type to compute in: the weights', or autocast's."""
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+    if autocasts(x) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(x.device.type)
     if x.dtype != weight.dtype:
         raise ValueError(
@@ -64,7 +70,7 @@ def initial(
             if tuple(part.shape) != shape:
                 which = "Expected hidden size" if len(names) == 1 else f"Expected hidden[{k}] size"
                 raise RuntimeError(f"{which} {shape}, got {list(part.shape)}")
-            if part.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+            if part.dtype != x.dtype and not autocasts(x):
                 raise RuntimeError(
                     "Input and hidden tensors are not the same dtype, found input tensor with "
                     f"{x.dtype} and hidden tensor with {part.dtype}"
@@ -101,12 +107,16 @@ def gather(spec: Spec, final: Mapping[str, Tensor], batched: bool) -> State:
 def check_lengths(given: Any, time: int, batch: int, device: torch.device) -> Tensor:
     """(B,) integers on the input's device. Their values are checked where that costs no waiting: on the CPU."""
     lengths: Tensor = torch.as_tensor(given)
-    if lengths.dtype.is_floating_point or lengths.dtype == torch.bool or lengths.numel() != batch or lengths.dim() > 1:
+    if lengths.numel() == 0 and not isinstance(given, Tensor):  # an empty list has no type
+        lengths = lengths.long()
+    kind = lengths.dtype
+    number = kind.is_floating_point or kind.is_complex or kind == torch.bool
+    if number or lengths.numel() != batch or lengths.dim() > 1:
         raise ValueError(
             f"lengths is {lengths.dtype} of shape {tuple(lengths.shape)}: expected integers of shape ({batch},), one "
             "for each sequence"
         )
-    lengths = lengths.reshape(-1)
+    lengths = lengths.reshape(-1).long()
     if (
         lengths.device.type == "cpu"
         and not torch.compiler.is_compiling()
@@ -118,8 +128,9 @@ def check_lengths(given: Any, time: int, batch: int, device: torch.device) -> Te
     return lengths.to(device)
 
 
-def check_reset(spec: Spec, reset: Tensor, x: Tensor, batched: bool) -> Tensor:
+def check_reset(spec: Spec, given: Any, x: Tensor, batched: bool) -> Tensor:
     """(T, B) of bool."""
+    reset: Tensor = torch.as_tensor(given)
     expected = tuple(x.shape[:2]) if batched else (x.shape[0],)
     if spec.batch_first and batched:
         expected = expected[::-1]
@@ -141,10 +152,12 @@ def draw(spec: Spec, x: Tensor, packed: PackedSequence | None, dtype: torch.dtyp
         # torch.nn drops packed data without their padding.
         only = packed is not None and name.startswith("dropout_")
         shape = (len(packed.data), mask.shape[-1]) if packed is not None and only else mask.shape
-        if torch.compiler.is_compiling():  # a rate may be symbolic there, which bernoulli_ cannot take
+        if mask.scaled and mask.rate == 1:  # nothing is drawn, as in torch.nn
+            drawn = torch.zeros(shape, device=x.device, dtype=dtype)
+        elif torch.compiler.is_compiling():  # a rate may be symbolic there, which bernoulli cannot take
             drawn = (torch.rand(shape, device=x.device) >= mask.rate).to(dtype)
-        else:
-            drawn = torch.empty(shape, device=x.device, dtype=dtype).bernoulli_(1 - mask.rate)
+        else:  # not bernoulli_, which vmap cannot give each sample its own numbers
+            drawn = torch.bernoulli(torch.empty(shape, device=x.device, dtype=dtype), 1 - mask.rate)
         if mask.scaled and mask.rate < 1:
             drawn = drawn / (1 - mask.rate)
         if packed is not None and only:

@@ -222,11 +222,11 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Array], tuple[float, ...]]] = {
     "relu": (lambda m, x: m.relu(x), ()),
     "linear": (lambda m, x: x, ()),
     "affine": (lambda m, x, alpha, beta: alpha * x + beta, (1.0, 0.0)),
-    "leaky_relu": (lambda m, x, alpha: m.relu(x) - alpha * m.relu(-x), (0.01,)),
+    "leaky_relu": (lambda m, x, alpha: m.relu(x) + alpha * m.negative(x), (0.01,)),
     "thresholded_relu": (lambda m, x, alpha: x * m.step(x - alpha), (1.0,)),
     "scaled_tanh": (lambda m, x, alpha, beta: alpha * m.tanh(beta * x), (1.0, 1.0)),
     "hard_sigmoid": (lambda m, x, alpha, beta: m.clip(alpha * x + beta, 0, 1), (0.2, 0.5)),
-    "elu": (lambda m, x, alpha: m.relu(x) + alpha * m.expm1(-m.relu(-x)), (1.0,)),
+    "elu": (lambda m, x, alpha: m.relu(x) + alpha * m.expm1(m.negative(x)), (1.0,)),
     "softsign": (lambda m, x: x / (1 + m.abs(x)), ()),
     "softplus": (lambda m, x: m.softplus(x), ()),
 }
@@ -261,6 +261,11 @@ class Numpy:
     def relu(x: Array) -> Array:
         """The larger of x and 0."""
         return np.maximum(x, 0)
+
+    @staticmethod
+    def negative(x: Array) -> Array:
+        """The smaller of x and 0. Its slope at 0 is 1, and that of `relu` is 0, so that of their sum is 1."""
+        return np.minimum(x, 0)
 
     @staticmethod
     def step(x: Array) -> Array:

@@ -25,7 +25,8 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Any], metadata: Ma
     if any(type(tensor).__module__.startswith("torch") for tensor in tensors.values()):
         from safetensors.torch import save as save_torch  # only here: whoever has such a tensor has torch
 
-        data = save_torch({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
+        # Copies: safetensors refuses tensors that share memory, such as tied weights.
+        data = save_torch({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata)
     else:
         data = save_numpy({k: v.copy(order="C") for k, v in tensors.items()}, metadata)
     replace(path, data)

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import file
 from .arguments import State
-from .nn import Recurrent, RecurrentCell, of
+from .nn import MODULES, Recurrent, RecurrentCell, of
 from .spec import Spec
 from .tracing import Trace
 
@@ -37,9 +37,11 @@ def spec_of(module: nn.Module) -> Spec | None:
 def accelerate(model: nn.Module, undo: bool = False) -> nn.Module:
     """Swaps every torch.nn.LSTM, GRU and RNN inside a model, in place, for openlstm's; `undo=True` swaps them back.
 
-    Parameters stay the same objects, so optimizers, shared weights and state_dicts go on working; so do hooks and the
-    training mode. A model that is itself such a layer cannot be changed in place: use what is returned, which else is
-    the model. A subclass of torch's layers is left as it is, with a warning.
+    Parameters stay the same objects, so optimizers, shared weights and state_dicts go on working; so do buffers, hooks,
+    attributes and the training mode. A model that is itself such a layer cannot be changed in place: use what is
+    returned, which else is the model. What may compute something else, a subclass of torch's layers or a layer with a
+    forward of its own, is left as it is, with a warning. torch.jit.script and torch.fx take torch's layers only.
+    Errors: ValueError where one layer cannot be swapped, before any is.
 
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.LSTM(3, 4))
     >>> accelerate(model)[1]
@@ -47,51 +49,53 @@ def accelerate(model: nn.Module, undo: bool = False) -> nn.Module:
     >>> accelerate(model, undo=True)[1]
     LSTM(3, 4)
     """
-    swapped: dict[int, nn.Module] = {}
-
-    def swap(name: str, module: nn.Module) -> nn.Module:
-        if id(module) not in swapped:
-            wanted = type(module) in TORCH_LAYERS if not undo else "_accelerated" in module.__dict__
-            if not undo and not wanted and isinstance(module, tuple(TORCH_LAYERS)):
+    others: dict[nn.Module, nn.Module] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, tuple(TORCH_LAYERS)) if not undo else "_accelerated" in vars(module):
+            where = f"'{name}'" if name else "the model"
+            if type(module) not in (MODULES.values() if undo else TORCH_LAYERS) or "forward" in vars(module):
                 warnings.warn(
-                    f"'{name}' is a {type(module).__name__}, a subclass of a torch layer that may compute something "
-                    "else: it is left as it is",
-                    stacklevel=4,
+                    f"{where} is a {type(module).__name__}, whose forward may be another than that of the plain layer: "
+                    "it is left as it is",
+                    stacklevel=2,
                 )
-            swapped[id(module)] = convert(module, undo) if wanted else module
-        return swapped[id(module)]
-
-    for path, parent in list(model.named_modules()):
+                continue
+            try:
+                others[module] = convert(module, undo)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{where} cannot be swapped: {error}") from None
+    for parent in list(model.modules()):
         for name, child in parent._modules.items():
-            if child is not None:
-                parent._modules[name] = swap(f"{path}.{name}".lstrip("."), child)
-    return swap("the model", model)
+            if child in others:
+                parent._modules[name] = others[child]
+    return others.get(model, model)
 
 
 def convert(module: nn.Module, undo: bool = False) -> Any:
-    """The same layer as a module of openlstm, or of torch.nn, with the same parameters, hooks and mode."""
+    """The same layer as a module of openlstm, or of torch.nn, with the same parameters, hooks, attributes and mode.
+
+    Errors: ValueError where torch.nn does not have what its options say.
+    """
     spec = spec_of(module)
     assert spec is not None
-    other: nn.Module
     with warnings.catch_warnings():  # about dropout on one layer: it was said when the module was made
         warnings.simplefilter("ignore")
-        if undo:
-            names = [*_SHARED, *(["proj_size"] if spec.proj_size else [])]
-            options = {name: getattr(spec, name) for name in names} | dict(spec.options)
-            kind = next(kind for kind, cell in TORCH_LAYERS.items() if cell == spec.cell)
-            other = kind(spec.input_size, spec.hidden_size[0], spec.num_layers, **options, device="meta")
-        else:
-            other = of(spec, device="meta")
-            other.__dict__["_accelerated"] = True
-    for name in spec.parameters:
-        # Not by register_parameter: after weight_norm and the like it may be a plain tensor.
-        other.__dict__.pop(name, None)
-        del other._parameters[name]
-        setattr(other, name, getattr(module, name))
-    for name, value in vars(module).items():
-        if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
-            other.__dict__[name] = value
-    return other.train(module.training)
+        ours = of(spec, device="meta")
+        names = [*_SHARED, *(["proj_size"] if spec.cell == "lstm" else ["nonlinearity"] if spec.cell == "rnn" else [])]
+        kind = next(kind for kind, cell in TORCH_LAYERS.items() if cell == spec.cell)
+        options = {name: getattr(spec, name) for name in names}
+        torchs: Any = kind(spec.input_size, spec.hidden_size[0], spec.num_layers, **options, device="meta")
+    if spec_of(torchs) != spec:
+        raise ValueError(f"torch.nn has no {spec}. Set what it does not have back first")
+    one, other = (ours, torchs) if undo else (torchs, ours)
+    # Its own are what makes it this kind of layer. All else goes over, the dictionaries of parameters and hooks too.
+    own = vars(one).keys() - vars(nn.Module()).keys() | {"_accelerated"}
+    other.__dict__.update({name: value for name, value in vars(module).items() if name not in own})
+    if undo:
+        torchs._init_flat_weights()
+    else:
+        ours.__dict__["_accelerated"] = True
+    return other
 
 
 def trace(
@@ -114,16 +118,16 @@ def trace(
     ((7, 2, 4), ('time', 'batch', 'unit'))
     """
     layer: Any = module
-    if not isinstance(module, Recurrent):
+    if not isinstance(module, Recurrent) or isinstance(module, RecurrentCell):
         if type(module) not in TORCH_LAYERS:
             raise TypeError(
                 f"trace takes a recurrent layer of openlstm or torch.nn, got {type(module).__name__}. "
-                "Give one that is inside this model"
+                "Give one that is inside this model, and whole layers instead of cells"
             )
         layer = convert(module)
     record: dict[str, Any] = {}
     with torch.no_grad():
-        layer._run(input, hx, lengths, reset, record)
+        layer(input, hx, lengths=lengths, reset=reset, _record=record)
     # A PackedSequence is computed longest first; here its sequences stand as they were packed.
     order = input.unsorted_indices if isinstance(input, PackedSequence) else None
 
@@ -145,10 +149,21 @@ def _numpy(tensor: Tensor) -> Any:
 
 
 def save(module: Recurrent, path: str | os.PathLike[str]) -> None:
-    """Writes a module to one safetensors file with its spec inside, whole or not at all."""
+    """Writes a module to one safetensors file with its spec inside, whole or not at all.
+
+    Errors: TypeError for what is no layer of openlstm, ValueError for one whose parameters are not those of its spec.
+    """
     if not isinstance(module, Recurrent) or isinstance(module, RecurrentCell):
         raise TypeError(f"save takes an LSTM, GRU or RNN of openlstm, got {type(module).__name__}")
-    file.write(path, module.state_dict(), {"spec": str(module.spec)})
+    state = module.state_dict()
+    if state.keys() != module.spec.parameters.keys():
+        more = ", ".join(sorted(state.keys() ^ module.spec.parameters.keys()))
+        raise ValueError(
+            f"save writes the parameters of {module.spec} alone, but this module differs in {more}. Remove what "
+            "computes its parameters first (torch.nn.utils.parametrize.remove_parametrizations and the like), or write "
+            "its state_dict by hand"
+        )
+    file.write(path, state, {"spec": str(module.spec)})
 
 
 def load(path: str | os.PathLike[str], device: Any = "cpu") -> Recurrent:

@@ -74,8 +74,9 @@ class Recurrent(nn.Module):
     _noun: ClassVar[str] = ""  # torch.nn's messages differ in it
 
     def __init__(self, spec: Spec, device: Any = None, dtype: Any = None) -> None:
-        object.__setattr__(self, "spec", spec)  # first: __setattr__ asks it
         super().__init__()
+        self._accept(spec)
+        self.__dict__["spec"] = spec
         if spec.dropout > 0 and spec.num_layers == 1:
             warnings.warn(
                 "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
@@ -89,6 +90,9 @@ class Recurrent(nn.Module):
     def _own(self, name: str) -> str:
         """This module's attribute for a parameter of the spec."""
         return name
+
+    def _accept(self, spec: Spec) -> None:
+        """Raises ValueError for what this kind of module cannot be."""
 
     def reset_parameters(self) -> None:
         """Draws all weights as torch.nn does: uniform within 1/sqrt(hidden_size), the same numbers under one seed.
@@ -129,7 +133,7 @@ class Recurrent(nn.Module):
         return sizes if name != "hidden_size" else sizes[0] if len(set(sizes)) == 1 else list(sizes)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _readable(self.spec):
+        if "spec" not in self.__dict__ or name not in _readable(self.spec):
             super().__setattr__(name, value)
             return
         sizes = (*self.spec.hidden_size,)
@@ -137,7 +141,8 @@ class Recurrent(nn.Module):
         spec = Spec.of(self.spec.cell, **{"hidden_size": sizes, **options})
         if spec.parameters != self.spec.parameters:
             raise AttributeError(f"{name}={value!r} would change the parameters: make a new module")
-        object.__setattr__(self, "spec", spec)
+        self._accept(spec)
+        self.__dict__["spec"] = spec
 
     def extra_repr(self) -> str:
         """The spec's text without the cell."""
@@ -171,6 +176,7 @@ class Recurrent(nn.Module):
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
+        _record: dict[str, Any] | None = None,  # for models.trace
     ) -> tuple[Any, State]:
         """The output of the last layer at every step, and the final states.
 
@@ -178,10 +184,10 @@ class Recurrent(nn.Module):
         hx: the initial states as torch.nn has them; None: zeros, or the learned ones.
         lengths: (B,) integers in 0..T, in any order, on any device. Outputs past a sequence's end are 0, final states
         are those of its last step (the initial ones where it has none), and backwards it starts at its own end.
-        reset: laid out as the input without its last dimension; true where a new sequence begins. States return to the
-        initial ones before such a step; backwards before the step that precedes it.
+        reset: booleans, laid out as the input without its last dimension; true where a new sequence begins. States
+        return to the initial ones before such a step; backwards before the step that precedes it.
         """
-        return self._run(input, hx, lengths, reset)
+        return self._run(input, hx, lengths, reset, _record)
 
     def _run(
         self, given: Any, hx: State, lengths: Any, reset: Any, record: dict[str, Any] | None = None
@@ -221,7 +227,7 @@ class Recurrent(nn.Module):
             x = x.to(dtype)
             parameters, states = ({k: v.to(dtype) for k, v in tensors.items()} for tensors in (parameters, states))
         keep: dict[str, Tensor] | None = None if record is None else {}
-        with torch.autocast(x.device.type, enabled=False):
+        with backends.plain(x):
             y, final = backends.layers(spec, x, parameters, states, lengths, reset, masks, keep)
         if record is not None:
             record.update(x=x, initial=states, values=keep, output=y)
@@ -381,17 +387,22 @@ class RNN(Recurrent):
 class RecurrentCell(Recurrent):
     """One step of one layer: what LSTMCell, GRUCell and RNNCell share. Parameters have no suffix, as in torch.nn."""
 
-    _forbidden = ("dropout", "recurrent_dropout", "recurrent_dropout_on", "weight_dropout", "residual", "learned_state")
+    _forbidden = (
+        *("batch_first", "bidirectional", "dropout", "recurrent_dropout", "recurrent_dropout_on", "weight_dropout"),
+        *("residual", "learned_state", "nonrecurrent_proj_size"),
+    )
 
     def __init__(self, spec: Spec, device: Any = None, dtype: Any = None) -> None:
-        if spec.num_layers != 1:
-            raise TypeError(f"hidden_size should be of type int, got: {type(spec.hidden_size).__name__}")
-        for name in (*self._forbidden, "nonrecurrent_proj_size"):
-            if getattr(spec, name) != getattr(Spec, name):
-                raise ValueError(f"{name}={getattr(spec, name)} is not for {self.title}, one step: use a whole layer")
         super().__init__(spec, device, dtype)
         for name in () if spec.bias else ("bias_ih", "bias_hh"):
             self.register_parameter(name, None)
+
+    def _accept(self, spec: Spec) -> None:
+        if spec.num_layers != 1:
+            raise TypeError(f"hidden_size should be of type int, got: {type(spec.hidden_size).__name__}")
+        for name in self._forbidden:
+            if getattr(spec, name) != getattr(Spec, name):
+                raise ValueError(f"{name}={getattr(spec, name)} is not for {self.title}, one step: use a whole layer")
 
     def _own(self, name: str) -> str:
         return name.removesuffix("_l0")
@@ -406,7 +417,10 @@ class RecurrentCell(Recurrent):
             raise RuntimeError(
                 f"input has inconsistent input_size: got {input.shape[-1]} expected {self.spec.input_size}"
             )
-        for k, state in enumerate(() if hx is None else (hx,) if single else hx):
+        given = () if hx is None else (hx,) if single else tuple(hx)
+        if given and len(given) != len(names):
+            raise RuntimeError(f"{self.title}: hx has {len(given)} states: expected {len(names)}, ({', '.join(names)})")
+        for k, state in enumerate(given):
             if state.dim() not in (1, 2):
                 which = "hidden" if single else f"hx[{k}]"
                 raise ValueError(f"{self.title}: Expected {which} to be 1D or 2D, got {state.dim()}D instead")

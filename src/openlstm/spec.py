@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 from .cells import ACTIVATIONS, CELLS, Cell, Option
@@ -90,11 +92,8 @@ class Spec:
         else:
             _check_size("num_layers", num_layers)
             sizes = (hidden_size,) * num_layers
+        _check_names(cell, options)
         own = CELLS[cell].options
-        for name in options:
-            if name not in own and name not in _FIELDS:
-                known = ", ".join([*_FIELDS, *own])
-                raise ValueError(f"Unknown option '{name}' of {cell}: expected one of {known}")
         chosen = {name: options.pop(name) for name in own if name in options}
         return cls(cell, input_size, sizes, **options, options=tuple(chosen.items()))
 
@@ -104,21 +103,23 @@ class Spec:
         chosen = {name: _checked(name, given[name], own[name]) for name in own if name in given}
         different = tuple((name, value) for name, value in chosen.items() if value != own[name].default)
         object.__setattr__(self, "options", different)
-        _check_rate("dropout", self.dropout, text="representing the probability of an element being zeroed")
+        object.__setattr__(self, "dropout", _checked_rate("dropout", self.dropout))
         _check_size("input_size", self.input_size)
         if not self.hidden_size:
             raise ValueError("hidden_size is an empty list: expected one size for each layer")
         for size in self.hidden_size:
             _check_size("hidden_size", size)
         for name in ("recurrent_dropout", "weight_dropout", "zoneout_h", "zoneout_c"):
-            _check_rate(name, getattr(self, name))
+            object.__setattr__(self, name, _checked_rate(name, getattr(self, name)))
         for name in ("bias", "batch_first", "bidirectional", "layer_norm", "residual", "learned_state"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} should be of type bool, got: {type(getattr(self, name)).__name__}")
-        _check_number("proj_clip", self.proj_clip)
+        object.__setattr__(self, "proj_clip", _checked_number("proj_clip", self.proj_clip))
         self._check_projection()
         self._check_together()
         object.__setattr__(self, "_text", self._print())
+        for name in ("gates", "walks", "parameters", "state_names"):
+            getattr(self, name)  # made now: torch.compile cannot follow how a cached property is
 
     def _check_projection(self) -> None:
         for name in ("proj_size", "nonrecurrent_proj_size"):
@@ -298,11 +299,21 @@ class Spec:
             if name in options:
                 raise ValueError(f"The spec {text!r} has '{name}' twice")
             options[name] = _read(name, value if equals else None, own.get(name), text)
+        if cell in CELLS:
+            _check_names(cell, options)
         return cls.of(cell, sizes[0], sizes[1:], **options)
 
 
 _FIELDS = {f.name: f.default for f in dataclasses.fields(Spec) if f.init and f.default is not dataclasses.MISSING}
 del _FIELDS["options"]
+
+
+def _check_names(cell: str, names: Iterable[str]) -> None:
+    own = CELLS[cell].options
+    for name in names:
+        if name not in own and name not in _FIELDS:
+            known = ", ".join([*_FIELDS, *own])
+            raise ValueError(f"Unknown option '{name}' of {cell}: expected one of {known}")
 
 
 def _read(name: str, value: str | None, option: Option | None, text: str) -> Any:
@@ -345,10 +356,10 @@ def _checked(name: str, value: Any, option: Option) -> Any:
     if value is None and option.default is None:
         return None
     if option.default is None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e6 < value < 1e6:
+        if not -1e6 < (number := _number(value)) < 1e6:
             raise ValueError(f"{name}={value!r}: expected a number")
-        return float(value)
-    return float(_check_number(name, value))
+        return number
+    return _checked_number(name, value)
 
 
 def _check_activation(name: str, text: Any) -> None:
@@ -362,9 +373,17 @@ def _check_activation(name: str, text: Any) -> None:
         raise ValueError(f"{name}: cannot read the activation {text!r}. Expected '{form}', or shorter for the defaults")
 
 
-def _check_rate(name: str, value: Any, text: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ValueError(f"{name} should be a number in range [0, 1] {text or f'but is {value!r}'}")
+def _checked_rate(name: str, value: Any) -> float:
+    if not 0 <= (number := _number(value)) <= 1:
+        torchs = "representing the probability of an element being zeroed"  # torch.nn's text
+        reason = torchs if name == "dropout" else f"but is {value!r}"
+        raise ValueError(f"{name} should be a number in range [0, 1] {reason}")
+    return number
+
+
+def _number(value: Any) -> float:
+    """NaN, which is in no range, for what is no number."""
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else float("nan")
 
 
 def _check_size(name: str, value: Any) -> None:
@@ -374,7 +393,7 @@ def _check_size(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be greater than zero")
 
 
-def _check_number(name: str, value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+def _checked_number(name: str, value: Any) -> float:
+    if not 0 <= (number := _number(value)) < float("inf"):
         raise ValueError(f"{name}={value!r}: expected a number of at least 0, where 0 means none")
-    return value
+    return number

@@ -146,7 +146,7 @@ class Symbols:
         return Sym("layer_norm", 0, x)
 
 
-for _name in ("sigmoid", "tanh", "relu", "expm1", "abs", "softplus", "step", "clip", "linear", "join"):
+for _name in ("sigmoid", "tanh", "relu", "negative", "expm1", "abs", "softplus", "step", "clip", "linear", "join"):
     setattr(Symbols, _name, staticmethod(functools.partial(_lift, _name)))
 
 

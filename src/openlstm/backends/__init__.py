@@ -8,7 +8,7 @@ backward, the backend is called as it is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
@@ -68,6 +68,12 @@ def explain(module: Any, x: Tensor) -> str:
     return "\n".join(lines)
 
 
+def plain(x: Tensor) -> AbstractContextManager[Any]:
+    """A context without autocast where this tensor is. Some devices, such as meta, have none at all."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.autocast_mode.is_autocast_available(kind) else nullcontext()
+
+
 def layers(
     spec: Spec,
     x: Tensor,
@@ -80,12 +86,14 @@ def layers(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """All layers over all steps by the backend in use: see `reference.forward` for arguments and result."""
     masks = masks or {}
-    if torch.compiler.is_compiling():
+    transformed = torch._C._are_functorch_transforms_active()
+    if torch.compiler.is_compiling() and not transformed:
         y, *final = _layers(
             str(spec), x, list(parameters.values()), list(states.values()), lengths, reset, list(masks.values())
         )
         return y, dict(zip(states, final, strict=True))
-    module = choose(spec, x)
+    # The operator has no forward-mode derivative and no vmap: inside one that is compiled, the reference's steps are.
+    module = reference if torch.compiler.is_compiling() else choose(spec, x)
     result: tuple[Tensor, dict[str, Tensor]] = module.forward(spec, x, parameters, states, lengths, reset, masks, keep)
     return result
 
@@ -123,7 +131,7 @@ def _layers(
     reset: Tensor | None,
     masks: list[Tensor],
 ) -> list[Tensor]:
-    with torch.autocast(x.device.type, enabled=False):
+    with plain(x):
         y, *final = _run(Spec.parse(spec), x, parameters, states, lengths, reset, masks)
     # An operator may not give back what it was given, and its results are laid out as the fake one says.
     return [result.clone(memory_format=torch.contiguous_format) for result in (y, *final)]
@@ -156,7 +164,7 @@ def _layers_backward(
 ) -> list[Tensor]:
     # An operator's body runs below autograd; here it is wanted once more.
     autograd = torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
-    with autograd, torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+    with autograd, torch.enable_grad(), plain(x):
         x, *rest = (tensor.detach().requires_grad_() for tensor in (x, *parameters, *states))
         results = _run(Spec.parse(spec), x, rest[: len(parameters)], rest[len(parameters) :], lengths, reset, masks)
         found = torch.autograd.grad(results, (x, *rest), gradients, allow_unused=True, materialize_grads=True)

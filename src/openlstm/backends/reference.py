@@ -29,6 +29,10 @@ class Torch:
     linear = staticmethod(F.linear)
 
     @staticmethod
+    def negative(x: Tensor) -> Tensor:
+        return torch.clamp(x, max=0)
+
+    @staticmethod
     def step(x: Tensor) -> Tensor:
         return (x > 0).to(x.dtype)
 
@@ -105,7 +109,7 @@ def _walk(
     own = {name: masks[name + suffix] for name in ("recurrent", "candidate") if name + suffix in masks}
     for name in spec.definition.states:
         if getattr(spec, f"zoneout_{name}", 0.0):
-            rate = torch.full_like(x[:1, :1, :1], getattr(spec, f"zoneout_{name}"))  # (1, 1, 1)
+            rate = x.new_full((1, 1, 1), getattr(spec, f"zoneout_{name}"))
             own[f"zoneout_{name}"] = masks.get(f"zoneout_{name}{suffix}", rate.expand(len(x), 1, 1))
     z = step.inputs(x)  # (T, B, G*H)
     initial = {name: states[name + suffix] for name in spec.definition.states}
