@@ -2,8 +2,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 # Both names, for pip's own resolver and for the isolated environment in which the C++ core is built.
-export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
-export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
+# Not by its full path: pip cuts these at spaces.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
 # What CMake tries if the environment does not say CXX.
 COMPILERS := $(if $(filter environment,$(origin CXX)),$(firstword $(CXX)),c++ g++ clang++ icpx)
 
@@ -22,7 +23,7 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/mypy
 
 clean: ## remove all that make made
-	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv build dist demo .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find src tests examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # torch comes first and alone, so that no other package's looser wish picks a different build of it.
@@ -33,7 +34,7 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	  echo "openlstm needs a C++17 compiler: none was found. Install one (Debian: apt-get install g++; macOS: xcode-select --install) or set CXX." >&2; exit 1
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet -e '.[test]'
 	@touch $@
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,10 @@ import torch
 from rich.console import Console
 
 import openlstm
-from openlstm.draw import gates_picture
+from openlstm.draw import gates_figure, write
 from openlstm.train.commands import error_table
 from openlstm.train.data import Series, read_csv
-from openlstm.train.figure import forecast_figure, save
+from openlstm.train.figure import forecast_figure
 from openlstm.train.forecast import ForecastConfig, Forecaster, Result, fit
 
 HERE = Path(__file__).resolve().parent
@@ -45,9 +46,8 @@ def gates(model: Forecaster, series: Series, path: Path) -> None:
     """What the gates and the memory of a trained model do while it reads a series."""
     x = torch.from_numpy(model.task.scaling.apply(series.values)).float()
     trace = openlstm.trace(model.recurrent, x[None, :, None])
-    gates_picture(
+    figure = gates_figure(
         {name: trace[name][:, 0] for name in "ifoc"},
-        path,
         series={series.target: series.values},
         time=series.times,
         order="c",
@@ -55,19 +55,20 @@ def gates(model: Forecaster, series: Series, path: Path) -> None:
         title="What the gates of the trained model do while it reads the series",
         time_label=series.time or "step",
     )
+    write(figure, path)
 
 
 def train(name: str, series: Series, config: ForecastConfig, seed: int) -> Result:
     """Trains, prints the errors, and writes the picture."""
     console.print(f"\n[bold]{name}[/bold]: {len(series)} rows, training ...")
-    result = fit(series, ForecastConfig(**{**vars(config), "seed": seed}), progress=console)
+    result = fit(series, replace(config, seed=seed), progress=console)
     if result is None:
         sys.exit("Interrupted before the first epoch was over.")
     console.print(f"{result.outcome.epochs} epochs in {result.outcome.seconds:.0f} s")
     console.print(error_table(result))
     if config is SINE:
         console.print("(There is no noise, so the last season is the answer itself: the model is not told of it.)")
-    save(forecast_figure(result, series), PICTURES / f"{name}.png")
+    write(forecast_figure(result, series), PICTURES / f"{name}.png")
     return result
 
 

@@ -1,6 +1,9 @@
 """The command line: what it prints and writes, and one sentence for what is given wrong."""
 
 import os
+import pathlib
+import re
+import shlex
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -78,7 +81,7 @@ def test_describe_a_file_of_low_precision(tmp_path):
     [
         (
             ("describe", "nothing.safetensors"),
-            "There is no model file 'nothing.safetensors'. Give a file that openlstm",
+            "There is no model file 'nothing.safetensors': give a file that openlstm",
         ),
         (("describe", "lstm(3, 4; colour=red)"), "Unknown option 'colour' of lstm: expected one of bias"),
         (("describe", "lstm(3)"), "has one size: expected the input size"),
@@ -87,8 +90,8 @@ def test_describe_a_file_of_low_precision(tmp_path):
         (("describe", "lstm(3, 4)", "--batch", "0"), "batch is 0: expected a whole number of at least 1"),
         (("describe", "{folder}/foreign"), "expected a complete safetensors file"),
         (("describe", "{folder}/other.safetensors"), "holds no spec"),
-        (("example", "-o", "{folder}/foreign"), "is a file: give a folder with -o"),
-        (("example", "-o", "{folder}/foreign/below"), "Not a directory"),
+        (("example", "-o", "{folder}/foreign"), "(File exists): give another one"),
+        (("example", "-o", "{folder}/foreign/below"), "(Not a directory): give another one"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(args, message, tmp_path, monkeypatch):
@@ -158,7 +161,29 @@ def test_without_typer_one_sentence_says_what_to_install():
     code = "import sys; sys.modules['typer'] = None\nfrom openlstm.cli import main; main()"
     done = program(code=code)
     assert done.returncode == 1
-    assert done.stderr == "The command line needs typer. Install it with: pip install 'openlstm[train]'\n"
+    assert done.stderr == "The command line needs typer: install it with pip install 'openlstm[cli]'\n"
+
+
+def test_a_missing_library_is_named(tmp_path):
+    code = "import sys; sys.modules['pandas'] = None\nfrom openlstm.cli import main; main()"
+    done = program("train", "forecast", "x.csv", "--target", "y", code=code)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "Error: This needs pandas: install it with pip install 'openlstm[train]'.\n",
+    )
+
+
+def test_the_commands_in_the_readme_run(tmp_path, monkeypatch):
+    root = pathlib.Path(__file__).parents[1]
+    (tmp_path / "examples").symlink_to(root / "examples")
+    monkeypatch.chdir(tmp_path)
+    text = (root / "README.md").read_text(encoding="utf-8")
+    found = re.findall(r"(?:^|`)openlstm ((?:example|describe|train|predict)\b.*?)(?:`|$)", text, re.MULTILINE)
+    assert {line.split()[0] for line in found} == {"example", "describe", "train", "predict"}
+    for line in found:
+        if line != "describe":  # named, not shown
+            done = call(*shlex.split(line))
+            assert done.exit_code == 0, f"{line}: {done.output}"
 
 
 def test_as_a_program(tmp_path):

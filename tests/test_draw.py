@@ -9,7 +9,7 @@ import pytest
 from test_emit import SPECS, known, numbers
 
 from openlstm import draw
-from openlstm.draw import block_diagram, gates_figure, gates_picture
+from openlstm.draw import block_diagram, gates_figure, write
 from openlstm.emit import graph, symbols
 from openlstm.example import SPEC, at_step, worked_example
 from openlstm.layout import layered
@@ -205,6 +205,20 @@ def test_same_spec_same_picture():
     assert block_diagram(spec) == block_diagram(spec)
 
 
+@pytest.mark.parametrize(
+    "form", ["lstm(2, 3)", "lstm(2, 3; peephole=dense)", "lstm(2, 3; peephole=diagonal, proj_size=2)", "gru(2, 3)"]
+)
+def test_each_source_has_its_colour_in_every_form(form):
+    spec = Spec.parse(form)
+    named = [node.name for node in graph(spec)]
+    _, inner, *_ = parse(block_diagram(spec))
+    wires = [path.get("class").split()[0] for path in inner.iter(f"{SVG}path") if "wire" in path.get("class")]
+    colours = dict(zip(named, wires, strict=True))  # every box feeds another, or leaves the step
+    states = [("r" if name == "h" and spec.proj_size else name) + "_prev" for name in spec.definition.states]
+    assert [colours[name] for name in ("x", *states)] == [f"net{k}" for k in range(1 + len(states))]
+    assert wires.count("net") == len(wires) - 1 - len(states)
+
+
 # Heat maps.
 
 
@@ -247,8 +261,8 @@ def test_values_past_the_end_and_values_of_one_kind():
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
-def test_gates_picture_writes(kind, tmp_path):
-    gates_picture(arrays(), tmp_path / f"gates.{kind}", series=np.zeros(6), title="t")
+def test_pictures_are_written(kind, tmp_path):
+    write(gates_figure(arrays(), series=np.zeros(6), title="t"), tmp_path / f"gates.{kind}")
     begins = (tmp_path / f"gates.{kind}").read_bytes()[:5]
     assert begins.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind])
 
@@ -271,5 +285,5 @@ def test_wrong_shapes_are_said(given, options, message):
 
 def test_unknown_kind_of_picture(tmp_path):
     with pytest.raises(ValueError, match=r"should end with \.png, \.svg or \.pdf"):
-        gates_picture(arrays(), tmp_path / "gates.txt")
+        write(gates_figure(arrays()), tmp_path / "gates.txt")
     assert not list(tmp_path.iterdir())

@@ -192,6 +192,13 @@ def test_training_shows_the_masks():
     assert len(graph(spec, training=True)) == len(graph(spec)) + 1
 
 
+@pytest.mark.parametrize("form", ["recurrent_dropout=0.2", "weight_dropout=0.2", "recurrent_dropout=0.2, bias=False"])
+def test_a_gate_of_a_norm_keeps_its_name_beside_masks(form):
+    lines = text(Spec.parse(f"lstm(3, 4; layer_norm, {form})"), training=True)
+    for gate in "ifgo":
+        assert re.search(rf"LN\(\(?R .*\)_{gate} ⊙ γ_R{gate}", lines["z_" + gate])
+
+
 def test_a_cell_of_ones_own_is_as_good(monkeypatch):
     """Nothing but its declaration is needed."""
 

@@ -42,7 +42,9 @@ def error(path):
 
 
 def test_no_such_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"^There is no model file '.*none'$"):
+    with pytest.raises(
+        FileNotFoundError, match=r"^There is no model file '.*none': give the path of one that openlstm.save or "
+    ):
         openlstm.load(tmp_path / "none")
 
 
@@ -57,15 +59,15 @@ def test_foreign(path):
     assert error(path).startswith(f"Cannot read '{path}': expected a complete safetensors file")
     save_file(ARRAYS, path)
     assert error(path) == (
-        f"'{path}' is a safetensors file, but not one of openlstm: its metadata has no 'openlstm'. "
-        "Build the module by hand and load the tensors as its state_dict"
+        f"'{path}' is a safetensors file, but not one of openlstm: its metadata has no 'openlstm'; "
+        "build the module by hand and load the tensors as its state_dict"
     )
 
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"openlstm": "2"}, "has format '2': this openlstm reads '1'. Update openlstm"),
+        ({"openlstm": "2"}, "has format '2': this openlstm reads '1'; update openlstm"),
         ({"spec": "lstm(2, 4; peephole=diagonal)"}, "does not fit its spec lstm(2, 4; peephole=diagonal): "),
         ({"spec": "gru(2, 3)"}, "does not fit its spec gru(2, 3): "),
         ({"spec": "lstm(2, 3)"}, "weight_ch_l0 is (9,), expected no such parameter"),
@@ -127,7 +129,7 @@ def test_a_failed_write_leaves_the_old_file(path, monkeypatch):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"^Cannot write '.*m': there is no folder '.*none'. Make it first$"):
+    with pytest.raises(FileNotFoundError, match=r"^Cannot write '.*m': there is no folder '.*none'; make it first$"):
         file.write(tmp_path / "none" / "m", ARRAYS, METADATA)
 
 

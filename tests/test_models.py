@@ -11,6 +11,8 @@ from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.rnn import pack_sequence
 
 import openlstm
+from openlstm.cells import CELLS, Cell, Option
+from openlstm.draw import block_diagram
 from openlstm.models import convert, spec_of
 from openlstm.spec import Spec
 
@@ -288,6 +290,38 @@ def test_table_of_a_unit():
         trace.table(unit=2)
     with pytest.raises(IndexError, match=r"^sequence 1: this trace has 1, numbered from 0$"):
         trace.table(sequence=1)
+
+
+def test_a_cell_of_ones_own_is_as_good(monkeypatch, tmp_path):
+    """Its equations and its declaration are enough for modules, traces, diagrams, descriptions and files."""
+
+    def leaky(z, s, w, m, o):
+        return {"h": m.tanh(z["a"]) * o.rate + s["h"] * w["leak"]}
+
+    own = Cell(leaky, lambda o: ("a",), options={"rate": Option(0.5)}, vectors=lambda o: {"leak": ("leak",)})
+    monkeypatch.setitem(CELLS, "leaky", own)
+    spec = Spec.parse("leaky(3, 4, 4; bidirectional, rate=0.7, zoneout_h=0.1)")
+    module = openlstm.nn.of(spec, dtype=torch.float64).eval()
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    traced = openlstm.trace(module, x, lengths=[5, 2])
+    np.testing.assert_array_equal(module(x, lengths=[5, 2])[0].detach(), traced.output)
+    z, leak = traced["z_a_l0"][0], module.leak_l0.detach().numpy()
+    old = traced.initial["h_l0"]
+    np.testing.assert_allclose(traced["h_l0"][0], 0.9 * (0.7 * np.tanh(z) + leak * old) + 0.1 * old, rtol=1e-14)
+    openlstm.save(module, tmp_path / "m")
+    close(openlstm.load(tmp_path / "m").eval()(x), module(x))
+    assert "leak" in block_diagram(spec) and openlstm.describe(module).total == sum(
+        p.numel() for p in module.parameters()
+    )
+    assert torch.autograd.gradcheck(lambda x: module(x)[0], x[:2].requires_grad_(), fast_mode=True)
+
+
+def test_explain_takes_our_layers():
+    assert openlstm.explain(openlstm.GRU(3, 4), torch.zeros(2, 1, 3)) == "gru(3, 4)\nreference  runs"
+    with pytest.raises(
+        TypeError, match=r"^explain takes a recurrent layer of openlstm, got torch.nn.modules.rnn.LSTM. o"
+    ):
+        openlstm.explain(torch.nn.LSTM(3, 4), torch.zeros(2, 1, 3))
 
 
 # save and load

@@ -288,6 +288,15 @@ def check_declarations(cells, spec):
     }.items():
         parsed = spec.Spec.parse(text)
         assert parsed.definition.initial_bias(parsed) == biases
+    for text, options in {
+        "lstm(3, 5)": {"forget_bias": 1.0},
+        "lstm(3, 5; coupled=i=1-f)": {"forget_bias": 1.0},
+        "lstm(3, 5; coupled=f=1-i)": {},
+        "gru(3, 5)": {},
+        "rnn(3, 5)": {},
+    }.items():
+        parsed = spec.Spec.parse(text)
+        assert parsed.definition.advised(parsed) == options
     for text in (*REFUSED, "gru(3, 5; proj_size=2)"):
         with pytest.raises(ValueError, match=r"Leave one out|not defined"):
             spec.Spec.parse(text)

@@ -9,6 +9,8 @@ import sys
 import pytest
 
 import openlstm
+from openlstm.cells import CELLS
+from openlstm.spec import _FIELDS
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "openlstm"
@@ -105,18 +107,36 @@ def blocks(text):
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["README.md", "DESIGN.md"])
-def test_the_code_in_the_documentation_runs(page, tmp_path, monkeypatch, capsys):
+def test_the_code_in_the_readme_runs(tmp_path, monkeypatch, capsys):
     """And prints what its comments say."""
     monkeypatch.chdir(tmp_path)
-    code = blocks((ROOT / page).read_text())
+    code = blocks((ROOT / "README.md").read_text())
     names: dict[str, object] = {}
     for block in code:
-        exec(compile(block, page, "exec"), names)
+        exec(compile(block, "README.md", "exec"), names)
     promised = re.findall(r"^print\(.*\)  # (.*)$", "\n".join(code), re.MULTILINE)
     printed = capsys.readouterr().out.splitlines()
     assert [line for line in printed if line in promised] == promised
-    assert page != "README.md" or len(code) >= 1
+    assert len(code) > 3 and len(promised) > 1
+
+
+def test_the_readme_names_every_option_and_no_other():
+    text = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| (`.*?) \|", text.partition("## Every form")[2].partition("##")[0], re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"[\"`( ](\w+)=?", row) if name in KNOWN or f"`{name}" in row}
+    torchs = {"bias", "batch_first", "bidirectional", "nonlinearity"}
+    assert named - {"GRU", "RNN", "lengths", "hidden_size"} | torchs == KNOWN
+
+
+KNOWN = {*_FIELDS, *(name for cell in CELLS.values() for name in cell.options)}
+
+
+def test_what_stands_twice_is_the_same():
+    """The Makefile and CMake say the same of a missing compiler."""
+    sentence = (
+        "openlstm needs a C++17 compiler: none was found. Install one (Debian: apt-get install g++; macOS: xcode-se"
+    )
+    assert all(sentence in (ROOT / name).read_text() for name in ("Makefile", "CMakeLists.txt"))
 
 
 def test_links_in_the_documentation_lead_somewhere():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from openlstm.cells import ACTIVATIONS, CELLS
 from openlstm.spec import _FIELDS, TORCH_PARAMETERS, Spec
 
+KNOWN = [*_FIELDS, *CELLS["lstm"].options]
 SIZES = st.integers(1, 9)
 NUMBERS = st.floats(0, 1e6, allow_subnormal=False) | st.integers(0, 1000)
 CONSTANTS = st.decimals(-100, 100, places=3, allow_nan=False).map(str)
@@ -78,9 +79,8 @@ def specs(draw):
 def test_text_and_back(spec):
     again = Spec.parse(str(spec))
     assert again == spec and hash(again) == hash(spec) and repr(spec) == str(spec)
-    assert (
-        Spec.parse(f"  {str(spec).replace(', ', ' ,  ').replace('=', ' = ')} ") == spec if "1-" not in str(spec) else 1
-    )
+    if "1-" not in str(spec):  # a coupling's name has a sign of equality in it
+        assert Spec.parse(f"  {str(spec).replace(', ', ' ,  ').replace('=', ' = ')} ") == spec
     for name in (*_FIELDS, *CELLS[spec.cell].options):
         assert getattr(again, name) == getattr(spec, name)
 
@@ -221,10 +221,14 @@ def test_the_ways_to_say_the_same():
         ),
         ("lstm(3,,5)", "Cannot read the sizes '3,,5' of the spec 'lstm(3,,5)': expected numbers"),
         ("lstm(3)", "The spec 'lstm(3)' has one size: expected the input size, then each layer's size"),
-        ("lstm(3, 5; bias, bias)", "The spec 'lstm(3, 5; bias, bias)' has 'bias' twice"),
-        ("lstm(3, 5; proj_size=x)", "Cannot read 'proj_size=x' in the spec 'lstm(3, 5; proj_size=x)'"),
-        ("lstm(3, 5; bias=2)", "Cannot read 'bias=2' in the spec 'lstm(3, 5; bias=2)'"),
-        ("lstm(3, 5; cell_clip)", "Cannot read 'cell_clip' in the spec 'lstm(3, 5; cell_clip)'"),
+        ("lstm(3, 5; bias, bias)", "The options 'bias, bias' have 'bias' twice"),
+        ("lstm(3, 5; proj_size=x)", "Cannot read the option 'proj_size=x': expected a whole number"),
+        ("lstm(3, 5; bias=2)", "Cannot read the option 'bias=2': expected True or False"),
+        ("lstm(3, 5; cell_clip)", "Cannot read the option 'cell_clip': expected a number"),
+        *(
+            (f"lstm(3, 5; {name}=7)", f"Unknown option '{name}' of lstm: expected one of {', '.join(KNOWN)}")
+            for name in ("hidden_size", "cell", "cls", "input_size", "num_layers", "options", "_text", "")
+        ),
         ("elman(3, 5)", "Unknown cell 'elman': expected one of lstm, gru, rnn"),
         (
             "rnn(3, 5; peephole=dense)",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ import torch
 from typer.testing import CliRunner
 
 from openlstm import file
+from openlstm.cells import CELLS
 from openlstm.cli import WRONG, app
-from openlstm.train import loop
+from openlstm.train import commands, loop
 from openlstm.train.data import Series
 from openlstm.train.figure import forecast_figure
 from openlstm.train.forecast import ForecastConfig, Forecaster, fit, plan, predict
@@ -209,12 +211,53 @@ def test_a_level_or_a_change_is_chosen_by_the_training_part():
         ({"dropout": 1.0}, "dropout is 1.0: expected a share of at least 0 and below 1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0: expected a number above 0"),
         ({"output": "up"}, "output is 'up': expected level, change or auto"),
+        ({"transform": "cube"}, "transform is 'cube': expected one of none, sqrt, log, auto"),
+        ({"seed": 2**63}, f"seed is {2**63}: expected a whole number from 0 to 2^63 - 1"),
+        ({"options": "bidirectional"}, "bidirectional layers read what is to be forecast: leave that option out"),
+        ({"options": "bias=False, bias"}, "The options 'bias=False, bias' have 'bias' twice"),
     ],
 )
 def test_a_bad_option_gets_one_sentence(options, message):
     with pytest.raises(ValueError) as error:
-        replace(SMALL, **options)
+        replace(SMALL, **options).spec()
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("config", "spec"),
+    [
+        ({}, "lstm(1, 4; batch_first, forget_bias=1.0)"),
+        ({"cell": "gru", "layers": 2}, "gru(1, 4, 4; batch_first, dropout=0.3)"),
+        ({"options": "coupled=f=1-i"}, "lstm(1, 4; batch_first, coupled=f=1-i)"),
+        ({"options": "coupled=i=1-f, batch_first"}, "lstm(1, 4; batch_first, coupled=i=1-f, forget_bias=1.0)"),
+        (
+            {"options": "forget_bias=2, dropout=0.1", "layers": 2},
+            "lstm(1, 4, 4; batch_first, dropout=0.1, forget_bias=2.0)",
+        ),
+    ],
+)
+def test_options_reach_the_layers(config, spec):
+    assert str(replace(SMALL, **config).spec()) == spec
+
+
+def test_the_command_has_the_defaults_of_the_configuration():
+    given = inspect.signature(commands.forecast).parameters
+    for field in fields(ForecastConfig):
+        assert given[field.name].default == field.default, field.name
+    assert all(cell in str(given["cell"].annotation) for cell in CELLS)
+
+
+def test_values_that_a_transform_does_not_take():
+    low = Series("'low.csv'", "y", wave().values - 10)
+    with pytest.raises(
+        ValueError,
+        match=r"^In 'low.csv' there is a value of -\d.*, but the log transform takes none of 0 or "
+        "below: use the transform none$",
+    ):
+        plan(low, replace(SMALL, transform="log"))
+    model = train_small(wave(), transform="log").model
+    with pytest.raises(ValueError, match=r"none of 0 or below, with which this model was trained: give such values$"):
+        predict(model, low)
 
 
 def test_a_file_that_is_no_forecast(tmp_path):
@@ -272,7 +315,13 @@ def test_from_file_to_forecast(csv, run):
         (("--target", "y", "--cell", "lstn"), "lstn"),
         (("--target", "y", "--options", "peepholes=diagonal"), "peepholes"),
         (("--target", "y", "--horizon", "0"), "Error: horizon is 0: expected at least 1.\n"),
-        (("--target", "y", "-o", "wave.csv/run"), "wave.csv"),
+        (
+            ("--target", "y", "-o", "wave.csv/run"),
+            "Cannot make the folder 'wave.csv/run' (Not a directory): give another",
+        ),
+        (("--target", "y", "-o", "wave.csv"), "Cannot make the folder 'wave.csv' (File exists): give another one"),
+        (("--target", "y", "--seed", "-1"), "seed is -1: expected a whole number from 0 to 2^63 - 1"),
+        (("--target", "y", "--learning-rate", "inf"), "Training gave no finite score in any epoch: expected numbers"),
     ],
 )
 def test_a_bad_command_gets_one_sentence_and_leaves_nothing(csv, run, arguments, message):
@@ -303,7 +352,7 @@ def test_a_disk_that_is_full_leaves_no_half_file(csv, run, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     code, text = run("train", "forecast", csv, "--target", "y", "--epochs", 1, "--hidden", 4, "-o", "run")
     assert code == WRONG and "No space left on device" in text and text.count("\n") == 1
-    assert list(Path("run").iterdir()) == []
+    assert not Path("run").exists()
 
 
 def test_prediction_refuses_what_does_not_fit(csv, run):
@@ -319,11 +368,15 @@ def test_prediction_refuses_what_does_not_fit(csv, run):
     code, said = run("predict", "run/model.safetensors", "other.csv")
     assert (code, said) == (
         WRONG,
-        "Error: 'other.csv' has a row every 2 of 'year', but the model was trained on one every 1: give a series with "
-        "the same steps.\n",
+        "Error: 'other.csv' has other steps of 'year' than the series that the model was trained on, which had one row "
+        "every 1: give a series with the same steps.\n",
     )
-    code, said = run("predict", "run/model.safetensors", csv, "--steps", 0)
-    assert (code, said) == (WRONG, "Error: steps is 0: expected at least 1.\n")
+    for steps in (0, 10**9):
+        code, said = run("predict", "run/model.safetensors", csv, "--steps", steps)
+        assert (code, said) == (WRONG, f"Error: steps is {steps}: expected 1 to 100,000.\n")
+    Path("folder").mkdir()
+    code, said = run("predict", "run/model.safetensors", csv, "-o", "folder")
+    assert (code, said) == (WRONG, "Error: Cannot write 'folder': it is a folder; give the name of a file.\n")
     code, said = run("predict", csv, csv)
     assert code == WRONG and said.startswith("Error: Cannot read 'wave.csv'")
 
@@ -383,6 +436,25 @@ def test_ctrl_c_before_the_first_epoch_leaves_nothing(csv, run, monkeypatch):
     assert not Path("run").exists()
 
 
+def test_a_second_ctrl_c_says_what_is_there(csv, run, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("openlstm.train.figure.forecast_figure", interrupted)
+    code, text = run("train", "forecast", csv, "--target", "y", "--epochs", 1, "--hidden", 4, "-o", "run")
+    assert code == 130
+    assert text.endswith("Stopped once more: the model is in run/model.safetensors, its figures are not complete.\n")
+    assert run("predict", "run/model.safetensors", csv)[0] == 0
+
+
+def test_a_still_series_is_forecast_without_an_error(csv, run):
+    csv.write_text("y\n" + "0.1\n" * 60)
+    code, text = run("train", "forecast", csv, "--target", "y", "--epochs", 2, "--hidden", 4, "-o", "run")
+    assert code == 0 and text.count("both exact") == 1, text
+    code, text = run("predict", "run/model.safetensors", csv)
+    assert text == "row,y\n60,0.1\n"
+
+
 @pytest.mark.parametrize("horizon", [1, 5])
 def test_the_figure_shows_every_forecast(horizon):
     result = train_small(wave(), horizon=horizon, season=12)
@@ -390,6 +462,9 @@ def test_the_figure_shows_every_forecast(horizon):
     labels = [text.get_text() for text in above.get_legend().get_texts()]
     assert [label.split(",")[0] for label in labels] == ["truth", "LSTM", "last value", "last season"]
     truth = wave().values
+    assert above.patches[0].get_extents().transformed(above.transData.inverted()).x1 == pytest.approx(
+        95
+    )  # the last seen
     for line in below.lines[:3]:  # forecast minus truth, each where it belongs
         drawn = np.asarray(line.get_ydata(), float)
         assert np.isfinite(drawn).sum() == 24 // horizon * horizon

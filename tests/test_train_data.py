@@ -52,6 +52,14 @@ def write(tmp_path, monkeypatch):
             "Column 'y' of 's.csv' has 'inf' in line 3: expected a number; correct it, or choose another column",
         ),
         (
+            "t,y\n1,2\n2,1e101\n",
+            "Column 'y' of 's.csv' has '1e101' in line 3: expected numbers of at most 1e+100; use a larger unit",
+        ),
+        (
+            "t,y,y\n1,2,3\n",
+            "'s.csv' has more than one column 'y': expected each name once; rename the others",
+        ),
+        (
             "t,y\n1,2\n1,3\n2,3\n",
             "Time column 't' of 's.csv' has '1' twice, in line 2 and line 3: expected each time once; remove one, or "
             "train on one series at a time",
@@ -110,6 +118,14 @@ def test_a_good_file(write, text):
         ([0.1, 0.2, 0.3], [0.4, 0.5]),
         (["2024-01-31", "2024-02-29", "2024-03-31"], ["2024-04-30", "2024-05-31"]),
         (["2024-01-04", "2024-01-05", "2024-01-08", "2024-01-09", "2024-01-10"], ["2024-01-11", "2024-01-12"]),
+        (["2023-12-15", "2024-01-15", "2024-02-15", "2024-03-15"], ["2024-04-15", "2024-05-15"]),
+        (["2023-11-30", "2023-12-30", "2024-01-30", "2024-02-29"], ["2024-03-30", "2024-04-30"]),
+        (["2023-06-15", "2023-12-15", "2024-06-15"], ["2024-12-15", "2025-06-15"]),
+        (["20240227", "20240228", "20240229"], ["2024-03-01", "2024-03-02"]),
+        (
+            ["2024-10-27T01:00+02:00", "2024-10-27T02:00+02:00", "2024-10-27T02:00+01:00"],
+            ["2024-10-27T02:00+00:00", "2024-10-27T03:00+00:00"],
+        ),
         (["2024-01-01T00:00", "2024-01-01T00:15", "2024-01-01T00:30"], ["2024-01-01T00:45", "2024-01-01T01:00"]),
     ],
 )
@@ -120,6 +136,32 @@ def test_times_go_on(times, after):
         assert list(found) == [pd.Timestamp(time) for time in after]
     else:
         assert list(found) == pytest.approx(after)
+
+
+@pytest.mark.parametrize(
+    ("times", "step", "fits"),
+    [
+        (["2024-01-01", "2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05"], "B", True),  # it looks like "D"
+        (["2024-01-05", "2024-01-06", "2024-01-07"], "B", False),
+        (["2024-01-15", "2024-02-15", "2024-03-15"], "1 months", True),
+        (["2024-01-15", "2024-02-15"], "1 months", True),
+        (["2024-01-15", "2024-03-15"], "1 months", False),
+        (["2024-01-01", "2024-02-01", "2024-03-01"], "1 months", True),
+        (["2024-01-01", "2024-01-02", "2024-01-03"], "h", False),
+        (["2024-01-01T00:00:00", "2024-01-01T00:01:01", "2024-01-01T00:01:59"], "60.0s", True),
+        ([1, 2, 3], "1", True),
+        ([1, 3, 5], "1", False),
+        ([1, 2, 3], "D", False),
+        ([7], "2", True),
+    ],
+)
+def test_a_short_series_is_held_against_the_step_of_a_long_one(times, step, fits):
+    assert from_frame(pd.DataFrame({"t": times, "y": 1.0}), "y", "t").goes_by(step) is fits
+
+
+def test_a_short_series_goes_on_by_the_step_of_a_long_one():
+    series = from_frame(pd.DataFrame({"t": ["2024-01-04", "2024-01-05"], "y": 1.0}), "y", "t")
+    assert list(series.after(2, "B")) == [pd.Timestamp("2024-01-08"), pd.Timestamp("2024-01-09")]
 
 
 def test_a_table_names_its_rows():
@@ -166,10 +208,14 @@ def test_the_transform_follows_the_data():
     assert Scaling.fit(np.exp(steps.cumsum() / 10)).transform == "log"
     assert Scaling.fit(steps + 10).transform == "none"
     assert Scaling.fit(np.exp(steps.cumsum() / 10) - 10).transform == "none"  # none other takes values below 0
-    with pytest.raises(ValueError, match=r"^A value is -1, but the log transform takes none of 0 or below: use "):
+    with pytest.raises(ValueError, match=r"^there is a value of -1, but the log transform takes none of 0 or below$"):
         Scaling.fit(np.array([1.0, -1]), "log")
-    with pytest.raises(ValueError, match=r"^transform is 'cube': expected one of none, sqrt, log, auto$"):
-        Scaling.fit(steps, "cube")
+
+
+def test_what_rounding_leaves_is_not_scaled_up():
+    for value in (0.1, 5.0, -1e12, 0.0):
+        assert Scaling.fit(np.full(180, value)).std == 1
+    assert Scaling.fit(np.array([1e6, 1e6 + 1])).std == 0.5
 
 
 def test_windows():

@@ -10,7 +10,7 @@ At each step a cell is a function `cell(z, s, w, m, o)` that returns every value
     o  the options, as a Spec gives them
 
 The rest of the project is derived from these functions: the reference that autograd differentiates, the names in a
-trace, the LaTeX, the diagrams. No other file contains a cell's arithmetic or knows which cells exist: `CELLS` tells.
+trace, the LaTeX, the diagrams. No other file contains a cell's arithmetic; which cells exist, `CELLS` tells.
 Gates stand in PyTorch's order: i, f, g, o for the LSTM and r, u, n for the GRU (whose u PyTorch writes z, a letter
 that here means a pre-activation).
 """
@@ -140,6 +140,7 @@ class Cell:
     dense: Callable[[Options], bool] = lambda o: False  # do all gates see all of the memory
     candidate: str = ""  # what recurrent_dropout_on="candidate" drops
     initial_bias: Callable[[Options], dict[str, float | None]] = lambda o: {}  # gate: the stored bias to begin with
+    advised: Callable[[Options], dict[str, Any]] = lambda o: {}  # options that training is better with
     refuse: Callable[[Options], str | None] = lambda o: None  # why these options do not go together
     projects: bool = True  # does proj_size make sense
 
@@ -190,6 +191,8 @@ CELLS: dict[str, Cell] = {
         dense=lambda o: o.peephole == "dense",
         candidate="g",
         initial_bias=lambda o: {"f": o.forget_bias},
+        # Jozefowicz, Zaremba and Sutskever 2015: a gate that is open at first lets gradients through.
+        advised=lambda o: {"forget_bias": 1.0} if "f" in _LSTM_GATES[o.coupled] else {},
         refuse=_lstm_refuses,
     ),
     "gru": Cell(

@@ -13,13 +13,13 @@ try:
     from rich.console import Console
     from typer.core import TyperGroup
 except ModuleNotFoundError as error:
-    sys.exit(f"The command line needs {error.name}. Install it with: pip install 'openlstm[train]'")
+    sys.exit(f"The command line needs {error.name}: install it with pip install 'openlstm[cli]'")
 
 from .train import commands
+from .train.commands import INTERRUPTED
 
 WRONG = 2  # exit code for what was given wrong
 TABLE = 79  # characters across the example's table
-INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 
 class Commands(TyperGroup):
@@ -46,6 +46,8 @@ app = typer.Typer(
 
 
 def _sentence(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"This needs {error.name}: install it with pip install 'openlstm[train]'."
     if isinstance(error, OSError) and error.strerror:  # the system's own
         return f"{error.strerror}: '{error.filename}'." if error.filename else f"{error.strerror}."
     return str(error).rstrip(".") + "."
@@ -80,13 +82,11 @@ def example(
     """
     from . import example as worked
     from .draw import block_diagram
-    from .file import replace
+    from .file import make_folder, replace
 
     trace = worked.worked_example()
     steps = range(len(trace.x))
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"'{out}' is a file: give a folder with -o")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for t in steps:
         picture = block_diagram(trace.spec, worked.at_step(trace, t), f"The worked example, step {t + 1}")
         replace(out / f"step-{t + 1}.svg", picture.encode())
@@ -139,7 +139,7 @@ def describe(
         spec = file.read_spec(model, file.read(model, "torch" if find_spec("torch") else "numpy")[1])
     else:
         raise FileNotFoundError(
-            f"There is no model file '{model}'. Give a file that openlstm wrote, or a form such as 'lstm(40, 512)'"
+            f"There is no model file '{model}': give a file that openlstm wrote, or a form such as 'lstm(40, 512)'"
         )
     typer.echo(str(describe_spec(spec, time, batch, outputs)))
 

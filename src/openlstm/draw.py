@@ -90,9 +90,10 @@ def block_diagram(spec: Spec, values: Mapping[str, Any] | None = None, title: st
         out.append(f'<text class="{kind}" x="{MARGIN}" y="{MARGIN + LINE * (k + 0.6):.1f}">{escape(line)}</text>')
     out.append(f'<g transform="translate({MARGIN} {top:.1f})">')
     sources = [k for k, node in enumerate(nodes) if not node.inputs]
+    names = ["x", *(state + "_prev" for state in shown(spec).values())]
+    colours = {ends[name]: f"net{k}" for k, name in enumerate(names[:SOURCES]) if name in ends}
     for k, net in enumerate(placed.nets):
-        colour = f"net{sources.index(k)}" if k in sources[:SOURCES] else "net"
-        out += _wires(net, colour)
+        out += _wires(net, colours.get(k, "net"))
     kinds = {ends[name]: "state" for state in shown(spec).values() for name in (state, state + "_prev") if name in ends}
     kinds = dict.fromkeys(sources, "input") | kinds
     for k, (lines, (x, y), size) in enumerate(zip(texts, placed.corners, sizes, strict=True)):
@@ -205,13 +206,13 @@ def _style() -> str:
     return "".join(rules) + "@media (prefers-color-scheme:dark){" + "".join(dark) + "}"
 
 
-def gates_picture(arrays: Mapping[str, Floats], path: str | os.PathLike[str], **options: Any) -> None:
-    """Writes the figure of `gates_figure`, with its options, to a .png, .svg or .pdf file, whole or not at all."""
+def write(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Writes a figure to a .png, .svg or .pdf file, whole or not at all. Errors: ValueError, OSError."""
     kind = Path(path).suffix[1:].lower()
     if kind not in ("png", "svg", "pdf"):
-        raise ValueError(f"The picture's name '{os.fspath(path)}' should end with .png, .svg or .pdf")
+        raise ValueError(f"The picture's name is '{os.fspath(path)}': it should end with .png, .svg or .pdf")
     out = io.BytesIO()
-    gates_figure(arrays, **options).savefig(out, format=kind, dpi=160)
+    figure.savefig(out, format=kind, dpi=160)
     file.replace(path, out.getvalue())
 
 
@@ -236,7 +237,10 @@ def gates_figure(
     >>> len(figure.axes)  # the series, two maps, and their scales
     5
     """
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise ImportError("Heat maps need matplotlib: install it with pip install 'openlstm[draw]'") from None
 
     if not isinstance(series, Mapping):
         series = {} if series is None else {"input": series}

@@ -126,7 +126,7 @@ class Style:
             if args[2] is not None:
                 text, binds = f"{text} + {write(args[2])}", 1
         elif op == "layer_norm" and len(args) > 2:  # over all gates, and this is one gate's part
-            gate = next(part.args[1] for part in nodes([args[1 + args[0]]]) if part.op == "parameter")
+            gate = next(part.args[1] for part in nodes([args[1 + args[0]]]) if part.op == "parameter" and part.args[1])
             text = self.forms["part"].format(self._write(known, args[1], 0, True), gate)
         else:
             text = self.forms[op].format(*(write(part) for part in node.parts))

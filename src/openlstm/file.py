@@ -32,11 +32,21 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Any], metadata: Ma
     replace(path, data)
 
 
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Makes a folder, with those above it, if it is not there. Errors: ValueError."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"Cannot make the folder '{path}' ({error.strerror}): give another one") from None
+
+
 def replace(path: str | os.PathLike[str], data: bytes) -> None:
     """Puts these bytes in place of a file, whole or not at all."""
     target = Path(path)
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"Cannot write '{target}': there is no folder '{target.parent}'. Make it first")
+        raise FileNotFoundError(f"Cannot write '{target}': there is no folder '{target.parent}'; make it first")
+    if target.is_dir():
+        raise IsADirectoryError(f"Cannot write '{target}': it is a folder; give the name of a file")
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -59,24 +69,26 @@ def read(path: str | os.PathLike[str], framework: str = "numpy") -> tuple[dict[s
     """
     target = Path(path)
     if not target.is_file():
-        raise FileNotFoundError(f"There is no model file '{target}'")
+        raise FileNotFoundError(
+            f"There is no model file '{target}': give the path of one that openlstm.save or `openlstm train` wrote"
+        )
     try:
         with safe_open(target, {"numpy": "np", "torch": "pt"}[framework]) as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:
         raise ValueError(
-            f"Cannot read '{target}': expected a complete safetensors file ({str(error)[:200]}). "
-            "Write it again with openlstm.save"
+            f"Cannot read '{target}': expected a complete safetensors file ({str(error)[:200]}); give one that "
+            "openlstm.save or `openlstm train` wrote"
         ) from None
     found = metadata.get("openlstm")
     if found is None:
         raise ValueError(
-            f"'{target}' is a safetensors file, but not one of openlstm: its metadata has no 'openlstm'. "
-            "Build the module by hand and load the tensors as its state_dict"
+            f"'{target}' is a safetensors file, but not one of openlstm: its metadata has no 'openlstm'; build the "
+            "module by hand and load the tensors as its state_dict"
         )
     if found != VERSION:
-        raise ValueError(f"'{target}' has format {found[:20]!r}: this openlstm reads {VERSION!r}. Update openlstm")
+        raise ValueError(f"'{target}' has format {found[:20]!r}: this openlstm reads {VERSION!r}; update openlstm")
     return tensors, metadata
 
 

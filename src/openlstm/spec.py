@@ -80,8 +80,7 @@ class Spec:
     @classmethod
     def of(cls, cell: str, input_size: int, hidden_size: Any, num_layers: int = 1, **options: Any) -> Spec:
         """From the arguments of a module. `hidden_size` is one number, or a list with one for each layer."""
-        if cell not in CELLS:
-            raise ValueError(f"Unknown cell '{cell}': expected one of {', '.join(CELLS)}")
+        _check_names(cell, options)
         if isinstance(hidden_size, (list, tuple)):
             if num_layers not in (1, len(hidden_size)):
                 raise ValueError(
@@ -92,7 +91,6 @@ class Spec:
         else:
             _check_size("num_layers", num_layers)
             sizes = (hidden_size,) * num_layers
-        _check_names(cell, options)
         own = CELLS[cell].options
         chosen = {name: options.pop(name) for name in own if name in options}
         return cls(cell, input_size, sizes, **options, options=tuple(chosen.items()))
@@ -292,16 +290,23 @@ class Spec:
             raise ValueError(f"Cannot read the sizes '{numbers}' of the spec {text!r}: expected numbers") from None
         if len(sizes) < 2:
             raise ValueError(f"The spec {text!r} has one size: expected the input size, then each layer's size")
-        own = CELLS[cell].options if cell in CELLS else {}
+        return cls.of(cell, sizes[0], sizes[1:], **cls.parse_options(cell, rest or ""))
+
+    @staticmethod
+    def parse_options(cell: str, text: str) -> dict[str, Any]:
+        """Reads the options in a spec's text, as arguments for `of`. Errors: ValueError.
+
+        >>> Spec.parse_options("lstm", "peephole=diagonal, zoneout_h=0.1")
+        {'peephole': 'diagonal', 'zoneout_h': 0.1}
+        """
         options: dict[str, Any] = {}
-        for part in (rest or "").split(",") if (rest or "").strip() else ():
+        for part in text.split(",") if text.strip() else ():
             name, equals, value = (piece.strip() for piece in part.partition("="))
             if name in options:
-                raise ValueError(f"The spec {text!r} has '{name}' twice")
-            options[name] = _read(name, value if equals else None, own.get(name), text)
-        if cell in CELLS:
-            _check_names(cell, options)
-        return cls.of(cell, sizes[0], sizes[1:], **options)
+                raise ValueError(f"The options '{text.strip()}' have '{name}' twice")
+            _check_names(cell, [name])
+            options[name] = _read(name, value if equals else None, CELLS[cell].options.get(name))
+        return options
 
 
 _FIELDS = {f.name: f.default for f in dataclasses.fields(Spec) if f.init and f.default is not dataclasses.MISSING}
@@ -309,6 +314,8 @@ del _FIELDS["options"]
 
 
 def _check_names(cell: str, names: Iterable[str]) -> None:
+    if cell not in CELLS:
+        raise ValueError(f"Unknown cell '{cell}': expected one of {', '.join(CELLS)}")
     own = CELLS[cell].options
     for name in names:
         if name not in own and name not in _FIELDS:
@@ -316,7 +323,7 @@ def _check_names(cell: str, names: Iterable[str]) -> None:
             raise ValueError(f"Unknown option '{name}' of {cell}: expected one of {known}")
 
 
-def _read(name: str, value: str | None, option: Option | None, text: str) -> Any:
+def _read(name: str, value: str | None, option: Option | None) -> Any:
     """One option's value from its text; None stands for a name alone."""
     default = _FIELDS.get(name)
     if option and option.choices:
@@ -334,9 +341,10 @@ def _read(name: str, value: str | None, option: Option | None, text: str) -> Any
             return int(value or "")
     except ValueError:
         pass
-    if option is None and name not in _FIELDS:
-        return value  # an unknown name: `of` says which there are
-    raise ValueError(f"Cannot read '{name}{'' if value is None else '=' + value}' in the spec {text!r}")
+    kind = (
+        "True or False" if isinstance(default, bool) else "a whole number" if isinstance(default, int) else "a number"
+    )
+    raise ValueError(f"Cannot read the option '{name}{'' if value is None else '=' + value}': expected {kind}")
 
 
 def _checked(name: str, value: Any, option: Option) -> Any:

@@ -53,13 +53,18 @@ def choose(spec: Spec, x: Tensor) -> ModuleType:
 
 
 def explain(module: Any, x: Tensor) -> str:
-    """Which backend runs a module on an input, and for each that does not, why.
+    """Which backend runs a module of openlstm on an input, and for each that does not, why. Errors: TypeError.
 
     >>> import torch, openlstm
     >>> print(openlstm.explain(openlstm.LSTM(3, 4), torch.zeros(5, 2, 3)))
     lstm(3, 4)
     reference  runs
     """
+    if not isinstance(getattr(module, "spec", None), Spec):
+        raise TypeError(
+            f"explain takes a recurrent layer of openlstm, got {type(module).__module__}.{type(module).__qualname__}. "
+            "openlstm.accelerate swaps torch's layers for ours"
+        )
     used = choose(module.spec, x)
     lines = [str(module.spec)]
     for name, candidate in BACKENDS.items():

@@ -64,7 +64,7 @@ def forecast(
     epochs: Annotated[int, typer.Option(help="At most.")] = 300,
     patience: Annotated[int, typer.Option(help="Epochs without improvement before the end.")] = 40,
     batch: Annotated[int, typer.Option(help="Windows in one step of training.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 3e-3,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 3e-3,
     clip: Annotated[float, typer.Option(help="Greatest norm of the gradient.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
     run: Annotated[
@@ -78,8 +78,10 @@ def forecast(
     """
     given = dict(locals())
     console = Console(highlight=False)
+    from ..draw import write
+    from ..file import make_folder
     from .data import read_csv
-    from .figure import forecast_figure, save
+    from .figure import forecast_figure
     from .forecast import ForecastConfig, fit, plan
 
     config = ForecastConfig(**{field.name: given[field.name] for field in dataclasses.fields(ForecastConfig)})
@@ -92,22 +94,28 @@ def forecast(
         raise ValueError(
             f"'{folder}' has the model of an earlier run: choose another folder with -o, or add --overwrite"
         )
-    new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    make_folder(folder)
 
     def keep(model: Forecaster) -> None:
         for name in ("metrics.json", "forecast.png"):  # of an earlier run: they are not about this model
             (folder / name).unlink(missing_ok=True)
         model.save(model_file)
 
-    result = fit(series, config, keep=keep, progress=console)
+    try:
+        result = fit(series, config, keep=keep, progress=console)
+    finally:
+        for path in new if not any(folder.iterdir()) else ():
+            path.rmdir()
     if result is None:
-        if new:
-            folder.rmdir()
         console.print("Stopped before the first epoch was over: nothing is written.")
         raise typer.Exit(INTERRUPTED)
-    _write_metrics(folder / "metrics.json", result, config, series)
-    save(forecast_figure(result, series), folder / "forecast.png")
+    try:
+        _write_metrics(folder / "metrics.json", result, config, series)
+        write(forecast_figure(result, series), folder / "forecast.png")
+    except KeyboardInterrupt:
+        console.print(f"Stopped once more: the model is in {model_file}, its figures are not complete.", soft_wrap=True)
+        raise
     _report(console, result, folder)
     if result.outcome.stopped == "interrupt":
         raise typer.Exit(INTERRUPTED)
@@ -131,7 +139,7 @@ def _write_metrics(path: Path, result: Result, config: Any, series: Series) -> N
         "config": dataclasses.asdict(config),
         "model": json.loads(result.model.task.text()) | {"spec": str(result.model.recurrent.spec)},
     }
-    replace(path, (json.dumps(metrics, indent=1) + "\n").encode())
+    replace(path, (json.dumps(metrics, indent=1, allow_nan=False) + "\n").encode())
 
 
 def error_table(result: Result) -> Table:
@@ -146,8 +154,13 @@ def error_table(result: Result) -> Table:
         table.add_column(name, justify="right")
     table.add_column(f"RMSE of the {first} against it", justify="right")
     for name, errors in result.errors.items():
-        ratio = result.errors[first]["rmse"] / errors["rmse"] - 1 if errors["rmse"] else float("inf")
-        change = f"{ratio:+.0%}".replace("-", "−") if ratio < 10 else "over 10 times"
+        own, its = result.errors[first]["rmse"], errors["rmse"]
+        if max(own, its) <= 1e-9 * abs(result.truth).max():
+            change = "both exact"
+        elif own > 10 * its:
+            change = "over 10 times"
+        else:
+            change = f"{own / its - 1:+.0%}".replace("-", "−")
         against = "" if name == first else change
         table.add_row(
             name, f"{errors['rmse']:.4g}", f"{errors['mae']:.4g}", against, style="bold" if name == first else ""
@@ -178,8 +191,6 @@ def predict(
     from .data import read_csv
     from .forecast import Forecaster
 
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps is {steps}: expected at least 1")
     trained = Forecaster.load(model)
     table = _table(trained, read_csv(file, trained.task.target, trained.task.time), steps)
     if out is None:
@@ -192,13 +203,13 @@ def _table(trained: Forecaster, series: Series, steps: int | None) -> str:
     from .forecast import predict as predict_values
 
     task = trained.task
-    if task.step is not None and series.step not in (None, task.step):
+    if task.step is not None and not series.goes_by(task.step):
         raise ValueError(
-            f"{series.source} has a row every {series.step} of '{task.time}', but the model was trained on one every "
-            f"{task.step}: give a series with the same steps"
+            f"{series.source} has other steps of '{task.time}' than the series that the model was trained on, which "
+            f"had one row every {task.step}: give a series with the same steps"
         )
     values = predict_values(trained, series, steps)
     import pandas as pd
 
-    frame = pd.DataFrame({task.time or "row": series.after(len(values)), task.target: values})
+    frame = pd.DataFrame({task.time or "row": series.after(len(values), task.step), task.target: values})
     return str(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+LARGEST = 1e100  # beyond it, squares are no numbers
 MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "?", "."}  # what stands for "no value" in files, in lower case
 
 
@@ -32,22 +33,66 @@ class Series:
 
     @property
     def step(self) -> str | None:
-        """The distance of two times: a pandas frequency for dates, a number for numbers; None without times."""
+        """The distance of two times: a number, or for dates a pandas frequency or a number of months.
+
+        None without times, or with fewer than three.
+        """
         if self.times is None or len(self) < 3:
             return None
         if isinstance(self.times, pd.DatetimeIndex):
-            return _frequency(self.times) or f"{np.median(np.diff(self.times.values)) // np.timedelta64(1, 's')}s"
-        return f"{float(np.median(np.diff(self.times.values))):g}"
+            # Months first: two half years may have as many days.
+            frequency = _months(self.times) or _frequency(self.times)
+            return frequency or f"{np.median(np.diff(clock(self.times))) // np.timedelta64(1, 's')}s"
+        return f"{float(np.median(np.diff(clock(self.times)))):g}"
 
-    def after(self, steps: int) -> pd.Index:
-        """The next times; without times, the next row numbers."""
-        if self.times is None or self.step is None:
+    def goes_by(self, step: str) -> bool:
+        """Are the times this step apart? Steps of so many seconds, or without a unit, may be off by less than half."""
+        if self.times is None or len(self) < 2 or self.step == step:
+            return True
+        dates = isinstance(self.times, pd.DatetimeIndex)
+        try:
+            size: Any = pd.Timedelta(step).to_timedelta64() if dates else float(step)
+        except ValueError:  # months, business days and the like: do such times follow the first one
+            return dates and self.times[1:].equals(_later(self.times[:1], step, len(self) - 1))
+        return bool((np.abs(np.diff(clock(self.times)) - size) < size / 2).all())
+
+    def after(self, steps: int, step: str | None = None) -> pd.Index:
+        """The next times, by the step given or its own; without times, the next row numbers."""
+        step = step or self.step
+        if self.times is None or step is None:
             return pd.RangeIndex(len(self), len(self) + steps)
-        if isinstance(self.times, pd.DatetimeIndex):
-            return pd.date_range(self.times[-1], periods=steps + 1, freq=self.step)[1:]
-        later = self.times[-1] + float(self.step) * np.arange(1, steps + 1)
-        whole = self.times.dtype.kind == "i" and float(self.step).is_integer()
+        return _later(self.times, step, steps)
+
+
+def clock(times: pd.Index) -> Any:
+    """The times as an array, (N,): numbers, or dates in UTC where they know their place in it."""
+    utc = isinstance(times, pd.DatetimeIndex) and times.tz is not None
+    return (times.tz_convert(None) if utc else times).to_numpy()
+
+
+def _frequency(times: pd.DatetimeIndex) -> str | None:
+    found: str | None = pd.DatetimeIndex(times, freq="infer").freqstr
+    return found
+
+
+def _months(times: pd.DatetimeIndex) -> str | None:
+    """A number of months where dates are so far apart: the same day each time, or the last one of a shorter month."""
+    distances = set(np.diff(times.year * 12 + times.month))
+    days = np.minimum(times.day.max(), times.days_in_month)
+    same = bool((times.day == days).all()) and len(set(times - times.normalize())) == 1
+    return f"{distances.pop()} months" if len(distances) == 1 and distances != {0} and same else None
+
+
+def _later(times: pd.Index, step: str, count: int) -> pd.Index:
+    """The next times after the last one."""
+    if not isinstance(times, pd.DatetimeIndex):
+        later = times[-1] + float(step) * np.arange(1, count + 1)
+        whole = times.dtype.kind == "i" and float(step).is_integer()
         return pd.Index(np.round(later).astype(np.int64) if whole else later)
+    if step.endswith(" months"):
+        months, day = int(step.removesuffix(" months")), int(times.day.max())
+        return pd.DatetimeIndex([times[-1] + pd.DateOffset(months=months * k, day=day) for k in range(1, count + 1)])
+    return pd.date_range(times[-1], periods=count + 1, freq=step)[1:]
 
 
 def read_csv(path: str | os.PathLike[str], target: str, time: str | None = None) -> Series:
@@ -65,6 +110,7 @@ def read_csv(path: str | os.PathLike[str], target: str, time: str | None = None)
         frame = pd.read_csv(
             path,
             sep=separator,
+            header=None,  # read below: pandas would rename a column that is there twice
             dtype=str,
             keep_default_na=False,
             skip_blank_lines=False,
@@ -83,7 +129,7 @@ def read_csv(path: str | os.PathLike[str], target: str, time: str | None = None)
         raise ValueError(
             f"'{path}' is not a CSV file that can be read ({reason}): give every line the same columns"
         ) from None
-    frame.columns = frame.columns.str.strip()
+    frame = frame.iloc[1:].set_axis(frame.iloc[0].str.strip(), axis=1).reset_index(drop=True)
     while len(frame) and (frame.iloc[-1] == "").all():  # empty lines at the end
         frame = frame.iloc[:-1]
     return from_frame(frame, target, time, source=f"'{path}'", place=lambda row: f"line {row + 2}")
@@ -100,6 +146,10 @@ def from_frame(
     for column in (target,) if time is None else (target, time):
         if column not in frame.columns:
             raise ValueError(f"{source} has no column '{column}': it has {_names(frame.columns)}; choose one of them")
+        if (frame.columns == column).sum() > 1:
+            raise ValueError(
+                f"{source} has more than one column '{column}': expected each name once; rename the others"
+            )
     if not len(frame):
         raise ValueError(f"{source} has column names and no rows: expected one row for each step of time")
     values = _numbers(frame[target], target, source, place)
@@ -129,6 +179,10 @@ def _numbers(column: Any, name: Hashable, source: str, place: Callable[[int], st
         comma = given.replace(",", "", 1).lstrip("+-").isdigit()
         advice = "write numbers with a decimal point" if comma else "correct it, or choose another column"
         raise ValueError(f"{where} '{given}' in {place(row)}: expected a number; {advice}")
+    for row in np.flatnonzero(np.abs(numbers) > LARGEST)[:1]:
+        raise ValueError(
+            f"{where} '{text.iloc[row]}' in {place(row)}: expected numbers of at most {LARGEST:g}; use a larger unit"
+        )
     return numbers
 
 
@@ -136,7 +190,7 @@ def _times(column: Any, name: Hashable, source: str, place: Callable[[int], str]
     text = column.map(str).str.strip()
     where = f"Time column '{name}' of {source}"
     times = _parsed(text, where, place)
-    steps = np.diff(times.values)
+    steps = np.diff(clock(times))
     zero = steps.dtype.type(0)
     if times.has_duplicates:
         second = int(np.flatnonzero(times.duplicated())[0])
@@ -161,17 +215,19 @@ def _times(column: Any, name: Hashable, source: str, place: Callable[[int], str]
     return times
 
 
-def _frequency(times: pd.DatetimeIndex) -> str | None:
-    found: str | None = pd.DatetimeIndex(times, freq="infer").freqstr
-    return found
-
-
 def _parsed(text: Any, where: str, place: Callable[[int], str]) -> pd.Index:
     numbers = pd.to_numeric(text, errors="coerce")
+    if text.str.fullmatch(r"\d{8}").all():  # such as 20240131
+        compact = pd.to_datetime(text, errors="coerce", format="%Y%m%d")
+        if compact.notna().all():
+            return pd.DatetimeIndex(compact)
     if np.isfinite(numbers).all():
         times = pd.Index(numbers)
         return times.astype(np.int64) if (times % 1 == 0).all() and abs(times).max() < 2**53 else times
-    dates = pd.to_datetime(text, errors="coerce", format="ISO8601")
+    try:
+        dates = pd.to_datetime(text, errors="coerce", format="ISO8601")
+    except ValueError:  # offsets that change, as at the end of summer time
+        dates = pd.to_datetime(text, errors="coerce", format="ISO8601", utc=True)
     wrong = numbers if np.isfinite(numbers).any() else dates
     for row in np.flatnonzero(wrong.isna() | np.isinf(numbers))[:1]:
         raise ValueError(
@@ -238,19 +294,19 @@ class Scaling:
 
         changes: it is the steps from one value to the next that get size 1.
         """
-        if transform not in (*TRANSFORMS, "auto"):
-            raise ValueError(f"transform is '{transform}': expected one of {', '.join(TRANSFORMS)}, auto")
         chosen = _steadiest(train) if transform == "auto" else transform
         z = cls(chosen).apply(train)
-        return cls(chosen, float(z.mean()), float((np.diff(z) if changes else z).std()) or 1.0)
+        std = float((np.diff(z) if changes else z).std())
+        still = std <= 1e-9 * np.abs(z).max()  # what is left by rounding, or 0
+        return cls(chosen, float(z.mean()), 1.0 if still else std)
 
     def apply(self, y: Array) -> Array:
         """Scaled values. Errors: ValueError for one that the transform does not take."""
         there, _, least = TRANSFORMS[self.transform]
         if (y < least).any():
             raise ValueError(
-                f"A value is {y.min():g}, but the {self.transform} transform takes none "
-                f"{'below 0' if least == 0 else 'of 0 or below'}: use transform none"
+                f"there is a value of {y.min():g}, but the {self.transform} transform takes none "
+                f"{'below 0' if least == 0 else 'of 0 or below'}"
             )
         return (there(y) - self.mean) / self.std
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import os
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from .. import file
-from .data import Series
+from .data import Series, clock
 from .forecast import Result
 
 TRUTH, MODEL, NAIVE = "#222222", "#c8401c", ("#8fa3b5", "#b9a66b")
@@ -20,11 +17,11 @@ def forecast_figure(result: Result, series: Series) -> Figure:
     """Above: the end of the series and the forecasts of its test tail. Below: how far each is from the truth."""
     horizon = result.model.task.horizon
     shown = _shown(result)
-    x = np.arange(len(series)) if series.times is None else series.times.to_numpy()
+    x = np.arange(len(series)) if series.times is None else clock(series.times)
     figure = Figure(figsize=(10, 6), layout="constrained")
     grid = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))
     above, below = grid
-    first = shown[0][0]
+    first = result.parts.validation
     begin = max(0, first - max(len(series) - first, 2 * result.model.task.season))
     above.axvspan(x[begin], x[first - 1], color="#f3f1ec", lw=0)
     above.plot(x[begin:], series.values[begin:], color=TRUTH, lw=1.6, label="truth", zorder=3)
@@ -86,10 +83,3 @@ def _joined(forecast: np.ndarray, shown: list[tuple[int, int]], horizon: int) ->
     if horizon == 1:
         return forecast[[k for _, k in shown], 0]
     return np.concatenate([np.append(forecast[k], np.nan) for _, k in shown])[:-1]
-
-
-def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Writes a PNG, whole or not at all."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150)
-    file.replace(path, image.getvalue())

@@ -29,8 +29,10 @@ from .. import file
 from ..nn import of
 from ..spec import Spec
 from . import scores
-from .data import Array, Scaling, Series, Split, split, windows
+from .data import TRANSFORMS, Array, Scaling, Series, Split, split, windows
 from .loop import Batches, Outcome, train
+
+MOST_STEPS = 100_000  # in one forecast
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class ForecastConfig:
         for name, least in (("window", 2), ("season", 0)):
             if (value := getattr(self, name)) is not None and value < least:
                 raise ValueError(f"{name} is {value}: expected at least {least}, or nothing for a choice from the data")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}: expected a whole number from 0 to 2^63 - 1")
         for name in ("learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected a number above 0")
@@ -71,14 +75,17 @@ class ForecastConfig:
             raise ValueError(f"dropout is {self.dropout}: expected a share of at least 0 and below 1")
         if self.output not in ("level", "change", "auto"):
             raise ValueError(f"output is '{self.output}': expected level, change or auto")
+        if self.transform not in (*TRANSFORMS, "auto"):
+            raise ValueError(f"transform is '{self.transform}': expected one of {', '.join(TRANSFORMS)}, auto")
 
     def spec(self) -> Spec:
         """The recurrent layers. Errors: ValueError for an option that the cell does not have."""
-        parts = ["batch_first", f"dropout={self.dropout}" if self.layers > 1 and self.dropout else ""]
-        if self.cell == "lstm" and "forget_bias" not in self.options:
-            parts.append("forget_bias=1")
-        text = ", ".join(part for part in (*parts, self.options) if part.strip())
-        return Spec.parse(f"{self.cell}({', '.join(['1', *[str(self.hidden)] * self.layers])}; {text})")
+        given = Spec.parse_options(self.cell, self.options)
+        if given.get("bidirectional"):
+            raise ValueError("bidirectional layers read what is to be forecast: leave that option out")
+        own = {"dropout": self.dropout if self.layers > 1 else 0.0} | given | {"batch_first": True}
+        spec = Spec.of(self.cell, 1, self.hidden, self.layers, **own)
+        return Spec.of(self.cell, 1, self.hidden, self.layers, **(spec.definition.advised(spec) | own))
 
 
 @dataclass(frozen=True)
@@ -215,6 +222,11 @@ def plan(series: Series, config: ForecastConfig) -> tuple[Split, Task]:
     if config.window is None:
         window = max(2, min(2 * season or 32, (parts.train - config.horizon) // 2))
     output = _learned(known) if config.output == "auto" else config.output
+    try:
+        scaling = Scaling.fit(known, config.transform, changes=output == "change")
+        scaling.apply(series.values)  # values that come later must fit too
+    except ValueError as error:
+        raise ValueError(f"In {series.source} {error}: use the transform none") from None
     task = Task(
         series.target,
         window,
@@ -222,7 +234,7 @@ def plan(series: Series, config: ForecastConfig) -> tuple[Split, Task]:
         1 if config.recursive else config.horizon,
         season,
         output,
-        Scaling.fit(known, config.transform, changes=output == "change"),
+        scaling,
         series.time,
         series.step,
     )
@@ -303,5 +315,10 @@ def predict(model: Forecaster, series: Series, steps: int | None = None) -> Arra
         raise ValueError(
             f"{series.source} has {len(series)} rows, but the model reads the last {window}: give at least as many"
         )
-    values: Array = model.at(series.values, np.array([len(series)]), steps)[0]
+    if steps is not None and not 1 <= steps <= MOST_STEPS:
+        raise ValueError(f"steps is {steps}: expected 1 to {MOST_STEPS:,}")
+    try:
+        values: Array = model.at(series.values, np.array([len(series)]), steps)[0]
+    except ValueError as error:
+        raise ValueError(f"In {series.source} {error}, with which this model was trained: give such values") from None
     return values

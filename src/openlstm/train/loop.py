@@ -57,7 +57,6 @@ def train(
     epochs: int,
     patience: int,
     learning_rate: float,
-    weight_decay: float = 0.0,
     clip: float = 1.0,
     threads: int | None = None,
     keep: Callable[[], None] = lambda: None,
@@ -70,7 +69,7 @@ def train(
     so far. threads: of torch on the CPU; None leaves their number.
     Errors: ValueError where the score is no number from the first epoch on.
     """
-    run = _Run(module, loss, score, keep, learning_rate, weight_decay)
+    run = _Run(module, loss, score, keep, learning_rate)
     callbacks: list[pl.Callback] = [
         EarlyStopping("score", patience=patience, check_on_train_epoch_end=True, verbose=False)
     ]
@@ -123,11 +122,10 @@ class _Run(pl.LightningModule):
         score: Callable[[], float],
         keep: Callable[[], None],
         learning_rate: float,
-        weight_decay: float,
     ) -> None:
         super().__init__()
         self.module, self.loss, self.score, self.keep = module, loss, score, keep
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.learning_rate = learning_rate
         self.outcome = Outcome()
         self.best: dict[str, Tensor] | None = None
         self.losses: list[Tensor] = []
@@ -153,7 +151,7 @@ class _Run(pl.LightningModule):
         self.log("score", torch.tensor(score, dtype=torch.float64))
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.AdamW(self.module.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        return torch.optim.Adam(self.module.parameters(), lr=self.learning_rate)
 
 
 class _Bar(pl.Callback):
