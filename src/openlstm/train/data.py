@@ -224,10 +224,9 @@ def _parsed(text: Any, where: str, place: Callable[[int], str]) -> pd.Index:
     if np.isfinite(numbers).all():
         times = pd.Index(numbers)
         return times.astype(np.int64) if (times % 1 == 0).all() and abs(times).max() < 2**53 else times
-    try:
-        dates = pd.to_datetime(text, errors="coerce", format="ISO8601")
-    except ValueError:  # offsets that change, as at the end of summer time
-        dates = pd.to_datetime(text, errors="coerce", format="ISO8601", utc=True)
+    # Offsets that change, as at the end of summer time, have only UTC in common.
+    offsets = text.str.extract(r":[\d:.]*(Z|[+-]\d\d:?\d\d)$")[0]
+    dates = pd.to_datetime(text, errors="coerce", format="ISO8601", utc=offsets.nunique() > 1)
     wrong = numbers if np.isfinite(numbers).any() else dates
     for row in np.flatnonzero(wrong.isna() | np.isinf(numbers))[:1]:
         raise ValueError(
