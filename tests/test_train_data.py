@@ -84,6 +84,11 @@ def write(tmp_path, monkeypatch):
             "Time column 't' of 's.csv' has 'soon' in line 3: expected a number, or a date such as 2024-01-31; correct "
             "it, or leave the time column out",
         ),
+        (
+            "t,y\n2024-01-01T00:00Z,2\n2024-01-01T01:00,3\n",
+            "Time column 't' of 's.csv' has '2024-01-01T01:00' in line 3 without an offset from UTC, which others have: "
+            "write it for all of them or for none",
+        ),
         (b"t,y\n1,\xff\xfe\n", "'s.csv' is not text in UTF-8: expected a CSV file, save it as one"),
         (
             "t,y\n1,2\n2,3,4,5\n",

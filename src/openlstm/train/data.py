@@ -226,12 +226,17 @@ def _parsed(text: Any, where: str, place: Callable[[int], str]) -> pd.Index:
         return times.astype(np.int64) if (times % 1 == 0).all() and abs(times).max() < 2**53 else times
     # Offsets that change, as at the end of summer time, have only UTC in common.
     offsets = text.str.extract(r":[\d:.]*(Z|[+-]\d\d:?\d\d)$")[0]
-    dates = pd.to_datetime(text, errors="coerce", format="ISO8601", utc=offsets.nunique() > 1)
+    dates = pd.to_datetime(text, errors="coerce", format="ISO8601", utc=offsets.nunique(dropna=False) > 1)
     wrong = numbers if np.isfinite(numbers).any() else dates
     for row in np.flatnonzero(wrong.isna() | np.isinf(numbers))[:1]:
         raise ValueError(
             f"{where} has '{text.iloc[row]}' in {place(row)}: expected a number, or a date such as 2024-01-31; correct "
             "it, or leave the time column out"
+        )
+    for row in np.flatnonzero(offsets.isna())[:1] if offsets.notna().any() else ():
+        raise ValueError(
+            f"{where} has '{text.iloc[row]}' in {place(row)} without an offset from UTC, which others have: write it "
+            "for all of them or for none"
         )
     return pd.DatetimeIndex(dates)
 
