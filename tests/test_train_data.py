@@ -86,8 +86,8 @@ def write(tmp_path, monkeypatch):
         ),
         (
             "t,y\n2024-01-01T00:00Z,2\n2024-01-01T01:00,3\n",
-            "Time column 't' of 's.csv' has '2024-01-01T01:00' in line 3 without an offset from UTC, which others have: "
-            "write it for all of them or for none",
+            "Time column 't' of 's.csv' has '2024-01-01T01:00' in line 3 without an offset from UTC, which others "
+            "have: write it for all of them or for none",
         ),
         (b"t,y\n1,\xff\xfe\n", "'s.csv' is not text in UTF-8: expected a CSV file, save it as one"),
         (
