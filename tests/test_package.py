@@ -120,15 +120,15 @@ def test_the_code_in_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert len(code) > 3 and len(promised) > 1
 
 
+KNOWN = {*_FIELDS, *(name for cell in CELLS.values() for name in cell.options)}
+
+
 def test_the_readme_names_every_option_and_no_other():
     text = (ROOT / "README.md").read_text()
     rows = re.findall(r"^\| (`.*?) \|", text.partition("## Every form")[2].partition("##")[0], re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"[\"`( ](\w+)=?", row) if name in KNOWN or f"`{name}" in row}
     torchs = {"bias", "batch_first", "bidirectional", "nonlinearity"}
     assert named - {"GRU", "RNN", "lengths", "hidden_size"} | torchs == KNOWN
-
-
-KNOWN = {*_FIELDS, *(name for cell in CELLS.values() for name in cell.options)}
 
 
 def test_what_stands_twice_is_the_same():

@@ -443,8 +443,22 @@ def test_a_second_ctrl_c_says_what_is_there(csv, run, monkeypatch):
     monkeypatch.setattr("openlstm.train.figure.forecast_figure", interrupted)
     code, text = run("train", "forecast", csv, "--target", "y", "--epochs", 1, "--hidden", 4, "-o", "run")
     assert code == 130
-    assert text.endswith("Stopped once more: the model is in run/model.safetensors, its figures are not complete.\n")
+    assert text.endswith("Stopped: the model is in run/model.safetensors, its metrics and picture are not complete.\n")
     assert run("predict", "run/model.safetensors", csv)[0] == 0
+
+
+def test_metrics_of_a_run_that_went_astray_are_json(csv, run, monkeypatch):
+    def astray(*args: object, **options: object):
+        result = fit(*args, **options)
+        assert result is not None
+        result.outcome.curve.append((float("nan"), float("inf")))
+        return result
+
+    monkeypatch.setattr("openlstm.train.forecast.fit", astray)
+    code, text = run("train", "forecast", csv, "--target", "y", "--epochs", 1, "--hidden", 4, "-o", "run")
+    assert code == 0, text
+    metrics = json.loads(Path("run/metrics.json").read_text(), parse_constant=pytest.fail)  # NaN, Infinity
+    assert metrics["training"]["curve"][1] == [None, None] and None not in metrics["training"]["curve"][0]
 
 
 def test_a_still_series_is_forecast_without_an_error(csv, run):

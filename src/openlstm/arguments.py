@@ -110,8 +110,8 @@ def check_lengths(given: Any, time: int, batch: int, device: torch.device) -> Te
     if lengths.numel() == 0 and not isinstance(given, Tensor):  # an empty list has no type
         lengths = lengths.long()
     kind = lengths.dtype
-    number = kind.is_floating_point or kind.is_complex or kind == torch.bool
-    if number or lengths.numel() != batch or lengths.dim() > 1:
+    other = kind.is_floating_point or kind.is_complex or kind == torch.bool
+    if other or lengths.numel() != batch or lengths.dim() > 1:
         raise ValueError(
             f"lengths is {lengths.dtype} of shape {tuple(lengths.shape)}: expected integers of shape ({batch},), one "
             "for each sequence"

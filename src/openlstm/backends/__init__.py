@@ -91,14 +91,14 @@ def layers(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """All layers over all steps by the backend in use: see `reference.forward` for arguments and result."""
     masks = masks or {}
-    transformed = torch._C._are_functorch_transforms_active()
-    if torch.compiler.is_compiling() and not transformed:
+    compiling = torch.compiler.is_compiling()
+    if compiling and not torch._C._are_functorch_transforms_active():
         y, *final = _layers(
             str(spec), x, list(parameters.values()), list(states.values()), lengths, reset, list(masks.values())
         )
         return y, dict(zip(states, final, strict=True))
     # The operator has no forward-mode derivative and no vmap: inside one that is compiled, the reference's steps are.
-    module = reference if torch.compiler.is_compiling() else choose(spec, x)
+    module = reference if compiling else choose(spec, x)
     result: tuple[Tensor, dict[str, Tensor]] = module.forward(spec, x, parameters, states, lengths, reset, masks, keep)
     return result
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -114,7 +115,9 @@ def forecast(
         _write_metrics(folder / "metrics.json", result, config, series)
         write(forecast_figure(result, series), folder / "forecast.png")
     except KeyboardInterrupt:
-        console.print(f"Stopped once more: the model is in {model_file}, its figures are not complete.", soft_wrap=True)
+        console.print(
+            f"Stopped: the model is in {model_file}, its metrics and picture are not complete.", soft_wrap=True
+        )
         raise
     _report(console, result, folder)
     if result.outcome.stopped == "interrupt":
@@ -139,7 +142,16 @@ def _write_metrics(path: Path, result: Result, config: Any, series: Series) -> N
         "config": dataclasses.asdict(config),
         "model": json.loads(result.model.task.text()) | {"spec": str(result.model.recurrent.spec)},
     }
-    replace(path, (json.dumps(metrics, indent=1, allow_nan=False) + "\n").encode())
+    replace(path, (json.dumps(_finite(metrics), indent=1, allow_nan=False) + "\n").encode())
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for each number that JSON does not have, such as the loss of a run that went astray."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def error_table(result: Result) -> Table:

@@ -42,7 +42,7 @@ class Series:
         if isinstance(self.times, pd.DatetimeIndex):
             # Months first: two half years may have as many days.
             frequency = _months(self.times) or _frequency(self.times)
-            return frequency or f"{np.median(np.diff(clock(self.times))) // np.timedelta64(1, 's')}s"
+            return frequency or f"{np.median(np.diff(clock(self.times))) / np.timedelta64(1, 's')}s"
         return f"{float(np.median(np.diff(clock(self.times)))):g}"
 
     def goes_by(self, step: str) -> bool:

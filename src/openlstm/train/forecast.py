@@ -100,7 +100,7 @@ class Task:
     output: str
     scaling: Scaling
     time: str | None = None
-    step: str | None = None  # the distance of two times: a pandas frequency, or a number
+    step: str | None = None  # the distance of two times, as `Series.step` has it
     kind: str = "forecast"
 
     def text(self) -> str:
