@@ -22,6 +22,13 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+sanitize: $(READY) ## the core's tests under sanitizers: addresses, undefined behaviour, threads (Linux, ten minutes)
+	$(BIN)/python -m pip install --quiet cmake ninja nanobind
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/sanitize.py
+
+bench: $(READY) ## time this against its peers: see benchmarks/
+	$(BIN)/python -m benchmarks.run
+
 clean: ## remove all that make made
 	rm -rf .venv build dist demo .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find src tests examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
@@ -38,4 +45,4 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	$(BIN)/python -m pip install --quiet -e '.[test]'
 	@touch $@
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint sanitize bench clean

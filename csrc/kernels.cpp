@@ -33,6 +33,7 @@
 #if X86
 #define ISA avx512
 #define ISA_AVX512 1
+#define ISA_ROWS 6
 namespace openlstm::ISA {
 // __builtin_cpu_supports asks the operating system too: it must save the wide registers.
 static bool usable() {
@@ -44,10 +45,12 @@ REGION("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #include "kernels.inl"
 END_REGION
 #undef ISA_AVX512
+#undef ISA_ROWS
 #undef ISA
 
 #define ISA avx2
 #define ISA_AVX2 1
+#define ISA_ROWS 3
 namespace openlstm::ISA {
 static bool usable() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 }
@@ -55,25 +58,30 @@ REGION("avx2,fma")
 #include "kernels.inl"
 END_REGION
 #undef ISA_AVX2
+#undef ISA_ROWS
 #undef ISA
 #endif
 
 #if NEON  // every aarch64 processor has it: no region needed
 #define ISA neon
 #define ISA_NEON 1
+#define ISA_ROWS 6
 namespace openlstm::ISA {
 static bool usable() { return true; }
 }
 #include "kernels.inl"
 #undef ISA_NEON
+#undef ISA_ROWS
 #undef ISA
 #endif
 
 #define ISA baseline
+#define ISA_ROWS 3
 namespace openlstm::ISA {
 static bool usable() { return true; }
 }
 #include "kernels.inl"
+#undef ISA_ROWS
 #undef ISA
 
 namespace openlstm {

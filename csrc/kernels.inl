@@ -4,6 +4,10 @@ namespace openlstm::ISA {
 namespace {
 
 #include "vec.h"
+#include "functions.inl"
+#include "product.inl"
+#include "pointwise.inl"
+#include "walk.inl"
 
 int lanes() { return N; }
 
@@ -24,7 +28,7 @@ FN double worse(double worst, float got, double want, double size) {
 
 // x, y and z are the lanes of a, b and c. The scalar side is in double precision.
 double selftest() {
-  double worst = 0;
+  double worst = check_functions();
   std::uint32_t state = 1;
   for (int trial = 0; trial < 100; trial++) {
     float as[N], bs[N], cs[N], got[N];
@@ -54,8 +58,28 @@ double selftest() {
     CHECK(max(a, b), x > y ? x : y, 1)
     CHECK(min(a, set(NAN)), NAN, 1)
     CHECK(max(a, set(NAN)), NAN, 1)
+    CHECK(fnma(a, b, c), z - x * y, fabs(x * y) + fabs(z))
+    CHECK(inverse(a), 1 / x, fabs(want))
+    CHECK(greater(a, b), x > y, 1)
+    CHECK(at_least(a, b), x >= y, 1)
+    CHECK(greater(a, set(NAN)), 0, 1)
+    CHECK(at_least(set(NAN), a), 0, 1)
+    CHECK(cut(a, b, c), y < z ? 0 : x, 1)
+    CHECK(cut(a, set(NAN), c), x, 1)
+    CHECK(hold(a), x, 1)
     CHECK(round(a), nearbyint(x), 1)
     CHECK(pow2(round(mul(a, set(7.875f)))), ldexp(1.0, static_cast<int>(nearbyint(x * 7.875))), want)
+    V square[N];
+    float before[N][N];
+    for (int k = 0; k < N; k++) {
+      for (int j = 0; j < N; j++) before[k][j] = number(state);
+      square[k] = load(before[k]);
+    }
+    transpose(square);
+    for (int j = 0; j < N; j++) {
+      store(got, square[j]);
+      for (int k = 0; k < N; k++) worst = worse(worst, got[k], before[k][j], 1);
+    }
 #undef CHECK
 #undef COMPARE
     double total = 0, size = 0;
@@ -67,6 +91,7 @@ double selftest() {
 
 }  // namespace
 
-const Kernels table = {NAME(ISA), usable, lanes, selftest};
+const Kernels table = {NAME(ISA), usable, lanes, selftest, size, pack, workspace, walk, fingerprint, draw};
 
 }  // namespace openlstm::ISA
+#undef UNROLL

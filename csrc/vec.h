@@ -4,6 +4,12 @@
 //   min max  a NaN in b stays, so a clip written max(low, x) keeps the NaN of x
 //   round    to nearest, halves to even, for |a| < 2^22
 //   pow2     2^a for whole a in -126..127
+//   inverse  1/a for 2^-126 <= |a| < 2^126, to a rounding or two
+//   greater  1 where a > b, else 0; at_least with >=
+//   cut      a, but 0 where x < low
+//   transpose  turns N rows into N columns
+//   prefetch asks for the line at p to be brought to the second cache
+//   hold     a itself, in a register: GCC would load it anew at each use
 #if ISA_AVX512
 typedef __m512 V;
 enum { N = 16 };
@@ -26,6 +32,33 @@ FN V pow2(V a) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 23));
 }
 FN float sum(V a) { return _mm512_reduce_add_ps(a); }
+FN V inverse(V a) {  // a division takes 16 cycles
+  V r = _mm512_rcp14_ps(a);
+  return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(a, r, _mm512_set1_ps(1)), r);
+}
+FN void transpose(V (&r)[N]) {
+  V t[N], u[N];
+  for (int i = 0; i < N; i += 2) {
+    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < N; i++) {  // in each quarter l of u[4 i + j]: the column 4 l + j of the rows 4 i to 4 i + 3
+    const __m512d a = _mm512_castps_pd(t[i / 4 * 4 + i % 4 / 2]), b = _mm512_castps_pd(t[i / 4 * 4 + i % 4 / 2 + 2]);
+    u[i] = _mm512_castpd_ps(i % 2 ? _mm512_unpackhi_pd(a, b) : _mm512_unpacklo_pd(a, b));
+  }
+  for (int j = 0; j < 4; j++) {
+    const V even = _mm512_shuffle_f32x4(u[j], u[4 + j], 0x88), odd = _mm512_shuffle_f32x4(u[j], u[4 + j], 0xdd);
+    const V more = _mm512_shuffle_f32x4(u[8 + j], u[12 + j], 0x88), last = _mm512_shuffle_f32x4(u[8 + j], u[12 + j], 0xdd);
+    r[j] = _mm512_shuffle_f32x4(even, more, 0x88);
+    r[4 + j] = _mm512_shuffle_f32x4(odd, last, 0x88);
+    r[8 + j] = _mm512_shuffle_f32x4(even, more, 0xdd);
+    r[12 + j] = _mm512_shuffle_f32x4(odd, last, 0xdd);
+  }
+}
+FN V greater(V a, V b) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), _mm512_set1_ps(1)); }
+FN V at_least(V a, V b) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_GE_OQ), _mm512_set1_ps(1)); }
+FN V cut(V a, V x, V low) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), a); }
+FN V hold(V a) { return a; }
 #elif ISA_AVX2
 typedef __m256 V;
 enum { N = 8 };
@@ -54,6 +87,29 @@ FN float sum(V a) {
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
+FN V inverse(V a) { return _mm256_div_ps(_mm256_set1_ps(1), a); }
+FN void transpose(V (&r)[N]) {
+  V t[N], u[N];
+  for (int i = 0; i < N; i += 2) {
+    t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < N; i++) {
+    const __m256d a = _mm256_castps_pd(t[i / 4 * 4 + i % 4 / 2]), b = _mm256_castps_pd(t[i / 4 * 4 + i % 4 / 2 + 2]);
+    u[i] = _mm256_castpd_ps(i % 2 ? _mm256_unpackhi_pd(a, b) : _mm256_unpacklo_pd(a, b));
+  }
+  for (int j = 0; j < 4; j++) {
+    r[j] = _mm256_permute2f128_ps(u[j], u[4 + j], 0x20);
+    r[4 + j] = _mm256_permute2f128_ps(u[j], u[4 + j], 0x31);
+  }
+}
+FN V greater(V a, V b) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ), _mm256_set1_ps(1)); }
+FN V at_least(V a, V b) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ), _mm256_set1_ps(1)); }
+FN V cut(V a, V x, V low) { return _mm256_andnot_ps(_mm256_cmp_ps(x, low, _CMP_LT_OQ), a); }
+FN V hold(V a) {
+  asm("" : "+x"(a));
+  return a;
+}
 #elif ISA_NEON
 typedef float32x4_t V;
 enum { N = 4 };
@@ -70,6 +126,11 @@ FN V max(V a, V b) { return vmaxq_f32(a, b); }
 FN V round(V a) { return vrndnq_f32(a); }
 FN V pow2(V a) { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(a), vdupq_n_s32(127)), 23)); }
 FN float sum(V a) { return vaddvq_f32(a); }
+FN V inverse(V a) { return vdivq_f32(vdupq_n_f32(1), a); }
+FN V greater(V a, V b) { return vbslq_f32(vcgtq_f32(a, b), vdupq_n_f32(1), vdupq_n_f32(0)); }
+FN V at_least(V a, V b) { return vbslq_f32(vcgeq_f32(a, b), vdupq_n_f32(1), vdupq_n_f32(0)); }
+FN V cut(V a, V x, V low) { return vbslq_f32(vcltq_f32(x, low), vdupq_n_f32(0), a); }
+FN V hold(V a) { return a; }
 #else
 // Four lanes in plain C++, which compilers turn into the four lanes that nearly every processor has.
 struct V { float lane[4]; };
@@ -95,7 +156,30 @@ FN V pow2(V a) {
   return r;
 }
 FN float sum(V a) { return (a.lane[0] + a.lane[1]) + (a.lane[2] + a.lane[3]); }
+FN V inverse(V a) { EACH(1 / a.lane[k]) }
+FN V greater(V a, V b) { EACH(a.lane[k] > b.lane[k] ? 1.f : 0.f) }
+FN V at_least(V a, V b) { EACH(a.lane[k] >= b.lane[k] ? 1.f : 0.f) }
+FN V cut(V a, V x, V low) { EACH(x.lane[k] < low.lane[k] ? 0.f : a.lane[k]) }
+FN V hold(V a) { return a; }
 #undef EACH
+#endif
+
+#if defined(_MSC_VER)
+FN void prefetch(const float *) {}
+#else
+FN void prefetch(const float *p) { __builtin_prefetch(p, 0, 2); }
+#endif
+
+FN V fnma(V a, V b, V c) { return fma(sub(set(0), a), b, c); }
+
+#if !ISA_AVX512 && !ISA_AVX2
+FN void transpose(V (&r)[N]) {
+  float rows[N][N], columns[N][N];
+  for (int k = 0; k < N; k++) store(rows[k], r[k]);
+  for (int k = 0; k < N; k++)
+    for (int j = 0; j < N; j++) columns[k][j] = rows[j][k];
+  for (int k = 0; k < N; k++) r[k] = load(columns[k]);
+}
 #endif
 
 #if !ISA_AVX512 && !ISA_AVX2  // no masks there: through memory

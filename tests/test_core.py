@@ -4,10 +4,12 @@ import ast
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 import openlstm
@@ -60,10 +62,12 @@ def test_forced_by_the_environment(isa):
     assert core("_core.isa(), _core.lanes()", isa).stdout.strip() == f"{isa} {LANES[isa]}"
 
 
-def test_the_environment_is_read_at_each_call(monkeypatch):
+def test_use_switches():
+    chosen = _core.isa()
     for isa in _core.usable():
-        monkeypatch.setenv("OPENLSTM_ISA", isa)
+        _core.use(isa)
         assert (_core.isa(), _core.lanes()) == (isa, LANES[isa])
+    _core.use(chosen)
 
 
 @pytest.mark.parametrize("isa", _core.usable())
@@ -71,32 +75,28 @@ def test_every_vector_operation_of_a_usable_set(isa):
     assert 0 < _core.selftest(isa) < 1e-6  # 0 would mean that nothing ran: a division always rounds
 
 
-def check_message(isa: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_message(isa: str, reason: str) -> None:
     """A forced `isa` and one that is passed both raise, and say what was given, what was expected and what to do."""
     given = f"is '{isa}', {reason}. Expected one of: {', '.join(_core.usable())}."
     forced = f"The environment variable OPENLSTM_ISA {given} Set it to one of these, or unset it to use the best."
-    monkeypatch.setenv("OPENLSTM_ISA", isa)
-    for call, text in [
-        (_core.isa, forced),
-        (_core.lanes, forced),
-        (lambda: _core.selftest(isa), f"isa {given} Pass one of these."),
-    ]:
+    for call in ("_core.isa()", "_core.lanes()"):
+        assert core(call, isa).stderr.strip().endswith(f"RuntimeError: {forced}")
+    for function in (_core.selftest, _core.use):
         with pytest.raises(RuntimeError) as error:
-            call()
-        assert str(error.value) == text
+            function(isa)
+        assert str(error.value) == f"isa {given} Pass one of these."
 
 
 @pytest.mark.parametrize("isa", ["sse9", "AVX2", " "])
-def test_an_unknown_name_raises_at_the_call_and_not_at_import(isa, monkeypatch):
-    check_message(isa, f"which this build does not have (it has {', '.join(_core.built())})", monkeypatch)
+def test_an_unknown_name_raises_at_the_call_and_not_at_import(isa):
+    check_message(isa, f"which this build does not have (it has {', '.join(_core.built())})")
     imported = core("_core.built()", isa)
     assert (imported.returncode, imported.stdout.strip()) == (0, str(_core.built()))
 
 
 @pytest.mark.skipif(_core.usable() == _core.built(), reason="this processor runs every set of this build")
-def test_a_set_that_this_processor_cannot_run_raises_at_the_call(monkeypatch):
-    isa = next(isa for isa in _core.built() if isa not in _core.usable())
-    check_message(isa, "which this processor cannot run", monkeypatch)
+def test_a_set_that_this_processor_cannot_run_raises_at_the_call():
+    check_message(next(isa for isa in _core.built() if isa not in _core.usable()), "which this processor cannot run")
 
 
 def test_threads_need_no_lock():
@@ -106,9 +106,42 @@ def test_threads_need_no_lock():
 
 
 def test_the_stub_names_what_the_module_has():
-    stub = pathlib.Path(openlstm.__file__).with_name("_core.pyi").read_text()
-    functions = {node.name: node for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef)}
-    assert set(functions) == {name for name in dir(_core) if not name.startswith("_")}
+    stub = ast.parse(pathlib.Path(openlstm.__file__).with_name("_core.pyi").read_text()).body
+    functions = {node.name: node for node in stub if isinstance(node, ast.FunctionDef)}
+    classes = {node.name: node for node in stub if isinstance(node, ast.ClassDef)}
+    assert {*functions, *classes} == {name for name in dir(_core) if not name.startswith("_")}
     for name, node in functions.items():
-        arguments = ", ".join(f"{argument.arg}: {ast.unparse(argument.annotation)}" for argument in node.args.args)
-        assert getattr(_core, name).__doc__ == f"{name}({arguments}) -> {ast.unparse(node.returns)}"
+        arguments = [argument.arg for argument in node.args.args]
+        assert re.findall(r"(\w+): ", getattr(_core, name).__doc__) == arguments
+    for name, node in classes.items():
+        methods = {item.name: item for item in node.body if isinstance(item, ast.FunctionDef)}
+        own = {method for method in vars(getattr(_core, name)) if not method.startswith("_")}
+        assert set(methods) == {"__init__", *own}
+        for method, item in methods.items():
+            arguments = [argument.arg for argument in item.args.args][1:]
+            assert re.findall(r"(\w+): ", getattr(getattr(_core, name), method).__doc__) == arguments
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.05, 0.5, 0.9, 1.0])
+def test_drawn_numbers(probability):
+    count = 300_001
+    drawn = []
+    for isa in _core.usable():
+        chosen = _core.isa()
+        _core.use(isa)
+        values = np.full(count + 1, 7.0, np.float32)
+        _core.draw(values.ctypes.data, count, probability, 2.5, 12345)
+        _core.use(chosen)
+        assert values[-1] == 7
+        drawn.append(values[:-1])
+    assert all(np.array_equal(values, drawn[0]) for values in drawn)
+    assert set(drawn[0].tolist()) <= {0.0, 2.5}
+    keeps = drawn[0] > 0
+    spread = np.sqrt(probability * (1 - probability) / count)
+    assert abs(keeps.mean() - probability) <= 4 * spread
+    for step in (1, 2, 16, 64, 1000):  # neighbours know nothing of each other
+        both = (keeps[step:] & keeps[:-step]).mean()
+        assert abs(both - probability**2) <= 6 * spread
+    other = np.empty(count, np.float32)
+    _core.draw(other.ctypes.data, count, probability, 2.5, 12346)
+    assert abs((keeps & (other > 0)).mean() - probability**2) <= 6 * spread

@@ -317,7 +317,9 @@ def test_a_cell_of_ones_own_is_as_good(monkeypatch, tmp_path):
 
 
 def test_explain_takes_our_layers():
-    assert openlstm.explain(openlstm.GRU(3, 4), torch.zeros(2, 1, 3)) == "gru(3, 4)\nreference  runs"
+    assert openlstm.explain(openlstm.GRU(3, 4), torch.zeros(2, 1, 3)) == (
+        "gru(3, 4)\ncpu        runs\nreference  could run; another one does"
+    )
     with pytest.raises(
         TypeError, match=r"^explain takes a recurrent layer of openlstm, got torch.nn.modules.rnn.LSTM. o"
     ):

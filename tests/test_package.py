@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "openlstm"
 
 # A module imports only from lower levels: those of the table in DESIGN.md.
-ROWS = re.findall(r"^\| (\d) \| `(\w+)(?:\.py|/)` \|", (ROOT / "DESIGN.md").read_text(encoding="utf-8"), re.MULTILINE)
+ROWS = re.findall(r"^\| (\d+) \| `(\w+)(?:\.py|/)` \|", (ROOT / "DESIGN.md").read_text(encoding="utf-8"), re.MULTILINE)
 LEVELS = {name: int(level) for level, name in ROWS}
 
 
@@ -68,7 +68,7 @@ def test_a_module_imports_only_from_lower_levels(path):
     if own == "__init__":
         return
     for other in imports(path):
-        if other != own:
+        if other not in (own, "_core"):
             assert LEVELS[other] < LEVELS[own], f"{own} imports {other}"
 
 
@@ -82,7 +82,14 @@ def run(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
 
 
-LIGHT = [name for name, level in LEVELS.items() if level < 3] + ["emit", "example", "draw", "description", "cli"]
+LIGHT = [name for name, level in LEVELS.items() if level < 3] + [
+    "emit",
+    "example",
+    "program",
+    "draw",
+    "description",
+    "cli",
+]
 
 
 @pytest.mark.parametrize("module", ["openlstm", *(f"openlstm.{name}" for name in LIGHT)])

@@ -1,9 +1,14 @@
-"""The C++ core (csrc/): which instruction sets it was built with, and which one runs.
+"""The C++ core (csrc/): which instruction sets it was built with, which one runs, and the runs themselves.
 
-Names, best first: avx512, avx2, neon, baseline. baseline is plain C++ and always there.
-isa() and lanes() read the environment variable OPENLSTM_ISA at each call. A name that this build does not have
-or this processor cannot run raises RuntimeError; unset or empty means the best.
+Names, best first: avx512, avx2, neon, baseline. baseline is plain C++ and always there. The set in use is the best one,
+or the one that the environment variable OPENLSTM_ISA names when it is first needed, or that of the last `use`. A name
+that this build does not have or this processor cannot run raises RuntimeError; unset or empty means the best.
+
+Addresses are those of float32 memory; nothing here looks whether they are right: `backends/cpu.py` is the one caller.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 def built() -> list[str]:
     """Instruction sets in this build, best first."""
@@ -12,10 +17,79 @@ def usable() -> list[str]:
     """Those of built() that this processor can run, best first."""
 
 def isa() -> str:
-    """The instruction set in use: the best usable one, or the one that OPENLSTM_ISA names."""
+    """The instruction set in use."""
+
+def use(isa: str) -> None:
+    """Runs that begin from now on use this instruction set."""
 
 def lanes() -> int:
     """Floats in one vector of the instruction set in use."""
 
 def selftest(isa: str) -> float:
     """Runs every vector operation of one instruction set; the largest relative error against scalar code."""
+
+def most_threads() -> int:
+    """As many threads as OpenMP would take: 1 in a forked child, and where the core was built without it."""
+
+def watch(on: bool) -> None:
+    """For tests: own memory begins as NaN, and a write outside it raises RuntimeError."""
+
+def fingerprint(arrays: Sequence[tuple[int, int]], threads: int) -> int:
+    """A number that changes with the contents: (address, count of floats) each."""
+
+def draw(address: int, count: int, probability: float, value: float, key: int) -> None:
+    """Fills so many floats with `value`, each with this probability, and else with 0. The same key: the same numbers,
+    with every instruction set."""
+
+def empty(count: int) -> Any:
+    """A torch tensor of so many floats, in memory that is used again after it."""
+
+class Packed:
+    """Weights in the order in which a product reads them, and what is added to it."""
+
+    def __init__(
+        self,
+        width: int,
+        depths: Sequence[int],
+        weights: Sequence[tuple[int, int, int]],
+        biases: Sequence[Sequence[int]],
+        panels: bool,
+        threads: int,
+    ) -> None:
+        """width: units of each target. depths: terms of each source's sum. weights: for each source and target the
+        address, and floats from one unit and from one term to the next. biases: addresses to add up for each target.
+        Without `panels` nothing is copied: the addresses are read at every run."""
+
+class Plan:
+    """A program of `program.py` for the sizes of one layer."""
+
+    def __init__(
+        self,
+        arrays: Sequence[tuple[int, int, int]],
+        places: Sequence[tuple[int, int, int, bool]],
+        sections: Sequence[Sequence[tuple[object, ...]]],
+        states: Sequence[tuple[int, int]],
+        outers: Sequence[tuple[int, int, int, int, int]],
+        temporaries: int,
+        backward: bool,
+    ) -> None:
+        """arrays: kind, the array that it follows, width. places: of each array the number of its input (-1: the
+        core's own), floats into it, as many more for each step of each sequence, and whether its rows follow one
+        another or have the input's strides. sections: those before, in and after the loop. outers: adjoint and source
+        of the gradient of each weight's block (source -1: of a bias), and its input, floats into it, and stride."""
+
+    def run(
+        self,
+        time: int,
+        batch: int,
+        reverse: bool,
+        threads: int,
+        packed: Sequence[Packed],
+        inputs: Sequence[int],
+        ends: Sequence[int],
+        active: int,
+        begin: int,
+        end: int,
+    ) -> None:
+        """inputs: address and strides in time and batch of each. ends: address and stride of the initial and of the
+        final value of each state. active, begin, end: addresses of what says where sequences are, or 0."""

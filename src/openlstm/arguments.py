@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from . import _core
 from .spec import Spec
 
 State = Any  # (h, c) for the LSTM, h for GRU and RNN; tuples of layers where layers differ in size
@@ -145,6 +146,13 @@ def check_reset(spec: Spec, given: Any, x: Tensor, batched: bool) -> Tensor:
     return reset.transpose(0, 1) if spec.batch_first else reset
 
 
+def _own(name: str, x: Tensor, dtype: torch.dtype) -> bool:
+    """May the core draw this mask."""
+    plain = type(x) in (Tensor, torch.nn.Parameter) and x.device.type == "cpu" and dtype == torch.float32
+    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return plain and not transformed and not name.startswith("dropout_")
+
+
 def draw(spec: Spec, x: Tensor, packed: PackedSequence | None, dtype: torch.dtype) -> dict[str, Tensor]:
     """The random masks of this run: torch.nn's numbers under the same seed."""
     masks: dict[str, Tensor] = {}
@@ -152,6 +160,13 @@ def draw(spec: Spec, x: Tensor, packed: PackedSequence | None, dtype: torch.dtyp
         # torch.nn drops packed data without their padding.
         only = packed is not None and name.startswith("dropout_")
         shape = (len(packed.data), mask.shape[-1]) if packed is not None and only else mask.shape
+        if _own(name, x, dtype):  # torch.nn has no such mask, and torch's generator is slow
+            drawn = torch.empty(shape)
+            value = 1 / (1 - mask.rate) if mask.scaled and mask.rate < 1 else 1.0
+            key = int(torch.randint(2**63 - 1, ()).item())
+            _core.draw(drawn.data_ptr(), drawn.numel(), 1 - mask.rate, value, key)
+            masks[name] = drawn
+            continue
         if mask.scaled and mask.rate == 1:  # nothing is drawn, as in torch.nn
             drawn = torch.zeros(shape, device=x.device, dtype=dtype)
         elif torch.compiler.is_compiling():  # a rate may be symbolic there, which bernoulli cannot take

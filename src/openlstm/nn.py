@@ -85,6 +85,7 @@ class Recurrent(nn.Module):
             )
         for name, shape in spec.parameters.items():
             self.register_parameter(self._own(name), nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        self._names = [self._own(name) for name in spec.parameters if not name.startswith("initial_")]
         self.reset_parameters()
 
     def _own(self, name: str) -> str:
@@ -193,6 +194,12 @@ class Recurrent(nn.Module):
         self, given: Any, hx: State, lengths: Any, reset: Any, record: dict[str, Any] | None = None
     ) -> tuple[Any, State]:
         spec = self.spec
+        if lengths is None and reset is None and record is None and type(given) is Tensor:
+            weights = [weight for name in self._names if (weight := self._parameters.get(name)) is not None]
+            if len(weights) == len(self._names):  # a parametrization would compute one
+                quick = backends.quick(spec, given, hx, weights, self.training)
+                if quick is not None:
+                    return quick
         packed = given if isinstance(given, PackedSequence) else None
         x = given.data if packed else given
         batched = packed is not None or x.dim() == 3

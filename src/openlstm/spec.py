@@ -161,6 +161,9 @@ class Spec:
             return dict(self.options).get(name, own[name].default)
         raise AttributeError(f"{type(self).__name__} of {self.__dict__.get('cell')} has no option '{name}'")
 
+    def __hash__(self) -> int:
+        return hash(self._text)  # it is made once, and so is its hash
+
     @property
     def definition(self) -> Cell:
         """The cell's equations and declaration."""

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ..spec import Spec
-from . import reference
+from . import cpu, reference
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference}  # fastest first
+BACKENDS: dict[str, ModuleType] = {"cpu": cpu, "reference": reference}  # fastest first
 
 _forced: ContextVar[str | None] = ContextVar("openlstm_backend", default=None)
 
@@ -58,7 +58,8 @@ def explain(module: Any, x: Tensor) -> str:
     >>> import torch, openlstm
     >>> print(openlstm.explain(openlstm.LSTM(3, 4), torch.zeros(5, 2, 3)))
     lstm(3, 4)
-    reference  runs
+    cpu        runs
+    reference  could run; another one does
     """
     if not isinstance(getattr(module, "spec", None), Spec):
         raise TypeError(
@@ -101,6 +102,13 @@ def layers(
     module = reference if compiling else choose(spec, x)
     result: tuple[Tensor, dict[str, Tensor]] = module.forward(spec, x, parameters, states, lengths, reset, masks, keep)
     return result
+
+
+def quick(spec: Spec, x: Tensor, hx: Any, weights: Sequence[Tensor], training: bool) -> tuple[Tensor, Any] | None:
+    """A run in its plainest form on a module's own arguments, by the CPU engine; None where there is more to do."""
+    if torch.compiler.is_compiling() or _forced.get() is not None:
+        return None
+    return cpu.quick(spec, x, hx, weights, training)
 
 
 def _run(

@@ -1,0 +1,262 @@
+// Products of rows with packed weights. Every element of a result has one order of summation: chains of DEPTH terms,
+// k ascending, added up in turn. It does not depend on how many rows a tile has, so that a sequence gives the same bits
+// in any batch, on any number of threads, and one step at a time.
+//
+// A tile holds M rows times up to four vectors of sums in registers. For each k it loads four vectors of weights and
+// broadcasts M inputs: with 6 rows 24 multiply-adds for 10 loads, where the processor does two of each a cycle.
+
+enum { TILE = ISA_ROWS };
+#if defined(_MSC_VER)
+#define UNROLL
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+FN int blocks_in_panel(int targets) { return targets == 1 ? 4 : targets == 2 ? 2 : 1; }
+FN int divided_up(int a, int b) { return (a + b - 1) / b; }
+FN int smaller(int a, int b) { return a < b ? a : b; }
+
+Long size(const Matrix &m) {
+  const int blocks = blocks_in_panel(m.targets);
+  Long depth = 0;
+  for (int s = 0; s < m.sources; s++) depth += m.depth[s];
+  return Long(divided_up(m.width, blocks * N)) * depth * m.targets * blocks * N;
+}
+
+// The terms k..k + depth of source s of panel p, in the order in which tiles read them.
+void pack_part(const Matrix &m, int p, int s, int k, int depth, float *to) {
+  const int blocks = blocks_in_panel(m.targets), wide = m.targets * blocks * N;
+  for (int v = 0; v < blocks * m.targets; v++, to += N) {
+    const int first = (p * blocks + v / m.targets) * N, n = smaller(N, m.width - first);
+    const Weight &weight = m.weight[s * m.targets + v % m.targets];
+    const float *from = weight.at + first * weight.unit + k * weight.term;
+    int i = 0;
+    if (n == N && weight.unit == 1)
+      for (; i < depth; i++) store(to + Long(i) * wide, load(from + i * weight.term));
+    else if (n == N && weight.term == 1)
+      for (; i + N <= depth; i += N) {
+        V square[N];
+        UNROLL
+        for (int u = 0; u < N; u++) square[u] = load(from + u * weight.unit + i);
+        transpose(square);
+        UNROLL
+        for (int j = 0; j < N; j++) store(to + Long(i + j) * wide, square[j]);
+      }
+    for (; i < depth; i++)
+      for (int u = 0; u < N; u++) to[Long(i) * wide + u] = u < n ? from[u * weight.unit + i * weight.term] : 0.f;
+  }
+}
+
+void pack(const Matrix &m, int thread, int threads) {
+  const int blocks = blocks_in_panel(m.targets), panels = divided_up(m.width, blocks * N), wide = m.targets * blocks * N;
+  Long all = 0;
+  for (int s = 0; s < m.sources; s++) all += m.depth[s];
+  for (int p = panels * thread / threads; p < panels * (thread + 1) / threads; p++) {
+    float *to = m.panels + Long(p) * all * wide;
+    for (int s = 0; s < m.sources; s++)
+      for (int k = 0; k < m.depth[s]; k += DEPTH) {
+        const int depth = smaller(DEPTH, m.depth[s] - k);
+        pack_part(m, p, s, k, depth, to);
+        to += Long(depth) * wide;
+      }
+  }
+}
+
+// sums[m][v] over k of a[m * row + k * step] times the vector v of the weights at k, in P panels side by side. `ahead`:
+// where weights stand that come next; one line of them is fetched for each k.
+template <int M, int V_, int P>
+FN void tile(const float *w, Long wide, Long panel, const float *a, Long row, Long step, int depth, const float *ahead, V (&sums)[M][P * V_]) {
+  for (int m = 0; m < M; m++)
+    for (int v = 0; v < P * V_; v++) sums[m][v] = set(0);
+  const float *third = a + 3 * row;  // two bases: an address may have a row or two on top
+  for (int k = 0; k < depth; k++) {
+    V b[P * V_];
+    if (ahead) prefetch(ahead + k * 16);
+    for (int p = 0; p < P; p++)
+      for (int v = 0; v < V_; v++) b[p * V_ + v] = hold(load(w + p * panel + v * N));
+    for (int m = 0; m < M; m++) {
+      const V x = set(m < 3 ? a[m * row] : third[(m - 3) * row]);
+      for (int v = 0; v < P * V_; v++) sums[m][v] = fma(x, b[v], sums[m][v]);
+    }
+    w += wide;
+    a += step;
+    third += step;
+  }
+}
+
+struct Rows {
+  const Matrix *matrix;
+  const float *const *source;
+  const Long *source_row;
+  float *const *target;
+  const Long *target_row;
+  const int *accumulate;
+  float *packed;  // room for the sources of all rows
+  const float *a;  // the first input of a tile
+  Long a_row;
+  const float *ahead;
+};
+
+// One tile: its rows from `row` on, its panels from `panel` on. `begin`: nothing is summed yet.
+template <int M, int V_, int P>
+FN void place(const Rows &r, const float *w, Long wide, Long panels, int panel, int blocks, int row, int depth, bool begin) {
+  V sums[M][P * V_];
+  tile<M, V_, P>(w, wide, panels, r.a, r.a_row, 1, depth, r.ahead, sums);
+  const int targets = r.matrix->targets, width = r.matrix->width;
+  UNROLL
+  for (int p = 0; p < P; p++)
+    UNROLL
+    for (int v = 0; v < V_; v++) {
+      // One target, or its own for each vector; two: in turn.
+      const int g = targets == 1 ? 0 : targets == 2 ? v % 2 : v, block = targets == 1 ? v : targets == 2 ? v / 2 : 0;
+      const int u = ((panel + p) * blocks + block) * N, n = width - u;
+      const bool adds = !begin || r.accumulate[g];
+      const Long add_row = adds ? r.target_row[g] : 0;
+      float *to = r.target[g] + row * r.target_row[g] + u;
+      const float *from = adds ? to : r.matrix->biases + Long(g) * width + u;
+      UNROLL
+      for (int m = 0; m < M; m++, to += r.target_row[g], from += add_row) {
+        if (n >= N)
+          store(to, add(load(from), sums[m][p * V_ + v]));
+        else
+          part_store(to, add(part_load(from, n), sums[m][p * V_ + v]), n);
+      }
+    }
+}
+
+template <int V_>
+FN void panel_rows(Rows &r, const float *w, Long wide, int panel, int blocks, int rows, int s, int k, int depth, bool begin) {
+  const int tiles = divided_up(rows, TILE);
+  for (int i = 0, row = 0; i < tiles; i++) {
+    const int n = rows * (i + 1) / tiles - row;  // of nearly one size
+    if (r.packed) {
+      r.a = r.packed + Long(rows) * k + Long(row) * depth, r.a_row = depth;
+    } else {
+      r.a = r.source[s] + row * r.source_row[s] + k, r.a_row = r.source_row[s];
+    }
+    r.ahead = r.matrix->panels && tiles > 1 && i < 4 ? w + Long(depth) * (wide + i * 16) : nullptr;  // the next weights have four lines for each k
+#define ROWS(M) case M: place<M, V_, 1>(r, w, wide, 0, panel, blocks, row, depth, begin); break;
+    switch (n) {
+      ROWS(1) ROWS(2) ROWS(3)
+#if ISA_ROWS > 3
+      ROWS(4) ROWS(5) ROWS(6)
+#endif
+    }
+#undef ROWS
+    row += n;
+  }
+}
+
+// A row alone has too few chains to keep the multipliers busy: more panels at a time.
+template <int V_, int P>
+FN void one_row(Rows &r, const float *w, Long wide, Long panels, int panel, int blocks, int s, int k, int depth, bool begin) {
+  r.a = r.source[s] + k, r.a_row = 0, r.ahead = nullptr;
+  place<1, V_, P>(r, w, wide, panels, panel, blocks, 0, depth, begin);
+}
+
+// Copies the sources to where tiles read them one line after the other: rows that are far apart would push each other
+// out of the first cache. Parts of DEPTH terms follow one another; in a part, rows.
+void gather(const Rows &r, int rows) {
+  float *to = r.packed;
+  for (int s = 0; s < r.matrix->sources; s++)
+    for (int k = 0; k < r.matrix->depth[s]; k += DEPTH) {
+      const int depth = smaller(DEPTH, r.matrix->depth[s] - k);
+      for (int row = 0; row < rows; row++, to += depth) {
+        const float *from = r.source[s] + row * r.source_row[s] + k;
+        int i = 0;
+        for (; i + N <= depth; i += N) store(to + i, load(from + i));
+        if (i < depth) part_store(to + i, part_load(from + i, depth - i), depth - i);
+      }
+    }
+}
+
+// The units u0..u1 of the targets, of which u0 is a multiple of 4 N.
+void product(Rows r, int rows, int u0, int u1) {
+  const Matrix &m = *r.matrix;
+  const int blocks = blocks_in_panel(m.targets), full = blocks * m.targets;
+  const Long wide = full * N;
+  Long all = 0;
+  for (int s = 0; s < m.sources; s++) all += m.depth[s];
+  const int last = divided_up(u1, blocks * N);
+  if (rows < 2 * TILE || u1 - u0 < 4 * N) r.packed = nullptr;
+  if (r.packed) gather(r, rows);
+  alignas(64) float part[4 * N * DEPTH];  // weights that are not packed are, just before they are used
+  for (int panel = u0 / (blocks * N); panel < last;) {
+    const int vectors = smaller(blocks, divided_up(m.width - panel * blocks * N, N)) * m.targets;
+    // Panels side by side: all of them whole.
+    const int whole_ones = smaller(m.width / (blocks * N), last) - panel;
+    const int side = rows > 1 || full < 3 || !m.panels ? 1 : whole_ones >= 4 && TILE > 3 ? 4 : whole_ones >= 2 ? 2 : 1;
+    const float *w = m.panels ? m.panels + Long(panel) * all * wide : part;
+    const Long panels = all * wide;
+    bool begin = true;
+    int before = 0;  // terms of earlier sources
+    for (int s = 0; s < m.sources; before += m.depth[s], s++)
+      for (int k = 0; k < m.depth[s]; k += DEPTH) {
+        const int depth = smaller(DEPTH, m.depth[s] - k), at = r.packed ? before + k : k;
+        if (!m.panels) pack_part(m, panel, s, k, depth, part), w = part;
+        if (side == 4 && full == 4) one_row<4, 4>(r, w, wide, panels, panel, blocks, s, k, depth, begin);
+        else if (side == 4) one_row<3, 4>(r, w, wide, panels, panel, blocks, s, k, depth, begin);
+        else if (side == 2 && full == 4) one_row<4, 2>(r, w, wide, panels, panel, blocks, s, k, depth, begin);
+        else if (side == 2) one_row<3, 2>(r, w, wide, panels, panel, blocks, s, k, depth, begin);
+        else if (vectors == 4) panel_rows<4>(r, w, wide, panel, blocks, rows, s, at, depth, begin);
+        else if (vectors == 3) panel_rows<3>(r, w, wide, panel, blocks, rows, s, at, depth, begin);
+        else if (vectors == 2) panel_rows<2>(r, w, wide, panel, blocks, rows, s, at, depth, begin);
+        else panel_rows<1>(r, w, wide, panel, blocks, rows, s, at, depth, begin);
+        w += Long(depth) * wide;
+        begin = false;
+      }
+    panel += side;
+  }
+}
+
+// to (+)= the sum over `depth` rows of a'b: a tile of the gradient of a weight. b: panels.
+template <int M, int V_>
+FN void outer_tile(const float *a, Long step, const float *b, int depth, float *to, Long row, int n, bool begin) {
+  V sums[M][V_];
+  tile<M, V_, 1>(b, 4 * N, 0, a, 1, step, depth, nullptr, sums);
+  for (int m = 0; m < M; m++)
+    for (int v = 0; v < V_; v++) {
+      float *q = to + m * row + v * N;
+      const int left = n - v * N;
+      if (left >= N)
+        store(q, begin ? sums[m][v] : add(load(q), sums[m][v]));
+      else
+        part_store(q, begin ? sums[m][v] : add(part_load(q, left), sums[m][v]), left);
+    }
+}
+
+// As many rows of a gradient as are whole tiles and whole vectors.
+enum { GROUP = TILE * N / (TILE % 2 ? 1 : 2) };
+
+// The rows first..first + rows of the gradient, at most GROUP of them, all n columns. a[k] and the packed b: `depth` rows.
+void outer_rows(const float *const *a, const float *b, int depth, int first, int rows, float *to, Long row, int n, bool begin) {
+  alignas(64) float group[DEPTH * GROUP];
+  for (int k = 0; k < depth; k++)
+    for (int m = 0; m < rows; m += N) {
+      const float *p = a[k] + first + m;
+      store(group + k * GROUP + m, m + N <= rows ? load(p) : part_load(p, rows - m));
+    }
+  for (int u = 0; u < n; u += 4 * N) {
+    const float *panel = b + Long(u) * DEPTH;
+    const int vectors = smaller(4, divided_up(n - u, N));
+    for (int m = 0; m < rows; m += TILE) {
+      float *q = to + (first + m) * row + u;
+#define COLUMNS(M, V_) outer_tile<M, V_>(group + m, GROUP, panel, depth, q, row, n - u, begin)
+#define ROWS(M)                               \
+  case M:                                     \
+    if (vectors == 4) COLUMNS(M, 4);          \
+    else if (vectors == 3) COLUMNS(M, 3);     \
+    else if (vectors == 2) COLUMNS(M, 2);     \
+    else COLUMNS(M, 1);                       \
+    break;
+      switch (smaller(TILE, rows - m)) {
+        ROWS(1) ROWS(2) ROWS(3)
+#if ISA_ROWS > 3
+        ROWS(4) ROWS(5) ROWS(6)
+#endif
+      }
+#undef ROWS
+#undef COLUMNS
+    }
+  }
+}

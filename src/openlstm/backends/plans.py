@@ -1,0 +1,216 @@
+"""Programs made ready for the native core: where each array is, and weights packed once and kept until they change."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from .. import _core, program
+from ..derivative import Graph
+from ..sections import KINDS, OPERATIONS, Array, Block, Pointwise, Product, Program, Section
+from ..spec import Spec, Walk
+
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Which program of a walk: the masks that a run has, what is kept, and for backward which gradients are wanted."""
+
+    masks: frozenset[str] = frozenset()
+    ragged: bool = False
+    keep: frozenset[str] = frozenset()
+    backward: bool = False
+    of_input: bool = True
+    of_weights: bool = True
+
+
+@functools.lru_cache(maxsize=1024)
+def programs(spec: Spec, kind: Kind) -> Program:
+    """The program of a kind."""
+    if not kind.backward:
+        return program.forward(spec, kind.masks, kind.keep, kind.ragged)
+    return program.backward(spec, kind.masks, kind.ragged, kind.of_input, kind.of_weights)
+
+
+@functools.lru_cache(maxsize=1024)
+def needed(spec: Spec, kind: Kind) -> frozenset[str]:
+    """What forward keeps for backward."""
+    return frozenset(programs(spec, replace(kind, keep=frozenset(), backward=True)).kept)
+
+
+@functools.lru_cache(maxsize=1024)
+def values(spec: Spec, masks: frozenset[str]) -> dict[str, str]:
+    """The named values of a step, and the names under which programs keep them."""
+    graph = Graph(spec, masks)
+    return {name: graph.names[value] for name, value in graph.values.items()}
+
+
+@functools.lru_cache(maxsize=4096)
+def plan(spec: Spec, walk: Walk, kind: Kind) -> Plan:
+    """The plan of a layer in one direction."""
+    return Plan(spec, walk, kind)
+
+
+class Plan:
+    """A program for one layer in one direction, and the order in which it takes its inputs.
+
+    Forward: x, y, kept, states, masks, parameters. Backward: x, y, kept, dy, dx, sums, states, the gradients
+    by the final states, masks, parameters, the gradients by these.
+    """
+
+    def __init__(self, spec: Spec, walk: Walk, kind: Kind) -> None:
+        made = programs(spec, kind)
+        self.walk, self._program = walk, made
+        self._shapes = {n: shape for n, shape in spec.shapes(walk).items() if not n.startswith("initial_")}
+        self.names = list(self._shapes)
+        state = spec.state_sizes(walk)["h"]
+        sizes = {"I": walk.input_size, "H": walk.hidden_size, "P": state, "Q": spec.nonrecurrent_proj_size}
+        self._widths = [sizes[array.width] for array in made.arrays]
+        forward = programs(spec, replace(kind, backward=False)) if kind.backward else made
+        self.kept = self._stack(forward, sizes, forward.kept)
+        self.sums = self._stack(made, sizes, [made.arrays[place].name for _, place in made.vectors])
+        self.masks = sorted(kind.masks)
+        states = list(spec.definition.states)
+        masks = ["mask_" + name for name in self.masks]
+        first = [name + "_prev" for name in states]
+        self._order = ["x", "y", "kept"]
+        if kind.backward:
+            carries = ["carry_" + name for name in states]
+            self._order += ["dy", "dx", "sums", *first, *carries, *masks, *self.names]
+            self._order += ["d " + name for name in self.names]
+        else:
+            self._order += [*first, *masks, *self.names]
+        column = (spec.output_size(walk.layer) // spec.directions) * walk.reverse
+        self._products = [section for section in made.sections if isinstance(section, Product)]
+        weights = [b for p in self._products for blocks in (*p.weights, *p.biases) for b in blocks]
+        self._weights = [self.names.index(name) for name in dict.fromkeys(block.parameter for block in weights)]
+        sources = sorted(made.outer, key=lambda outer: outer.source)
+        self._biases = {place: block for block, place in reversed(made.sums)}
+        outers = [(o.adjoint, o.source, *self._gradient(o.block)) for o in sources]
+        outers += [(place, -1, *self._gradient(block)) for place, block in self._biases.items()]
+        lowest = [o.to for s in made.sections if isinstance(s, Pointwise) for o in s.operations]
+        self.core = _core.Plan(
+            arrays=[(KINDS.index(a.kind), a.of, w) for a, w in zip(made.arrays, self._widths, strict=True)],
+            places=[self._place(array, column, spec.proj_size) for array in made.arrays],
+            sections=[[self._section(s) for s in part] for part in (made.before, made.loop, made.after)],
+            states=made.states,
+            outers=outers,
+            temporaries=max(0, -min(lowest, default=0)),
+            backward=kind.backward,
+        )
+
+    @staticmethod
+    def _stack(made: Program, sizes: dict[str, int], names: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Where arrays begin that share memory, and their widths; "" is all of it."""
+        found, at = {}, 0
+        for name in names:
+            width = sizes[made.arrays[made.places[name]].width]
+            found[name] = at, width
+            at += width
+        return found | {"": (0, at)}
+
+    def _place(self, array: Array, column: int, second: int) -> tuple[int, int, int, bool]:
+        at, name = self._order.index, array.name
+        if name in ("y", "dy"):
+            return at(name), column, 0, False
+        if name in ("y2", "dy2"):
+            return at(name[:-1]), column + second, 0, False
+        if name in self.kept and array.kind == "time":
+            return at("kept"), 0, self.kept[name][0], True
+        if name in self._order and array.kind in ("time", "before", "carry"):
+            return at(name), 0, 0, False
+        if name in self.sums:
+            return at("sums"), self.sums[name][0], 0, False
+        parameter, bracket, rest = name.partition("[")
+        if bracket and parameter in self.names and array.kind == "time":
+            return at(parameter), int(rest[:-1]) * self._rows(parameter), 0, False
+        # The core's own, or found through another array.
+        assert array.kind in ("chunk", "pair", "before") or name.startswith("d "), array
+        return -1, 0, 0, False
+
+    def _rows(self, parameter: str) -> int:
+        """Rows of a block: the units that it is for."""
+        return self._shapes[parameter][0] if parameter in ("weight_hr", "weight_hp") else self.walk.hidden_size
+
+    def _columns(self, parameter: str) -> int:
+        return self._shapes[parameter][1] if len(self._shapes[parameter]) > 1 else 1
+
+    def _gradient(self, block: Block) -> tuple[int, int, int]:
+        columns = self._columns(block.parameter)
+        place = block.k * self._rows(block.parameter) * columns
+        return self._order.index("d " + block.parameter), place, columns
+
+    def _section(self, s: Section) -> tuple[Any, ...]:
+        if isinstance(s, Pointwise):
+            codes = [(OPERATIONS.index(o.code), o.to, o.a, o.b, o.c) for o in s.operations]
+            width = self._widths[next(o.to for o in s.operations if o.to >= 0)]
+            return 0, s.sync, width, codes, [(o.s, o.t) for o in s.operations], [], [], [], [], 0
+        if isinstance(s, Product):
+            width = self._widths[s.targets[0]]
+            adds = [int(a) for a in s.accumulate]
+            return 1, s.sync, width, [], [], list(s.sources), list(s.targets), adds, [], self._products.index(s)
+        width = self._widths[s.parts[0]]
+        return 2, s.sync, width, [], [], list(s.parts), list(s.targets), [], list(s.adjoints), 0
+
+    def pack(self, parameters: Sequence[Tensor], addresses: list[int], once: bool, threads: int) -> list[_core.Packed]:
+        """The weights in the core's order, anew where they changed; those that a run reads once stay as they are.
+
+        `parameters` are contiguous, and at `addresses`.
+        """
+        if not self._products:
+            return []
+        mark: Any = addresses
+        if not once:
+            # Not the tensors' version counters: what writes through `.data` leaves them as they are.
+            mark = _core.fingerprint([(addresses[k], parameters[k].numel()) for k in self._weights], threads)
+        owner = parameters[self._weights[0]]
+        key = (id(owner), once, id(self))
+        found = _packed.get(key)
+        if found is None or found[1] != mark or found[0]() is not owner or found[2] != _core.isa():
+            packed = [self._pack(product, addresses, not once, threads) for product in self._products]
+            found = weakref.ref(owner, lambda _: _packed.pop(key, None)), mark, _core.isa(), packed
+            _packed[key] = found
+        return found[3]
+
+    def _pack(self, product: Product, addresses: Sequence[int], panels: bool, threads: int) -> _core.Packed:
+        def address(block: Block) -> int:
+            place = block.k * self._rows(block.parameter) * self._columns(block.parameter)
+            return addresses[self.names.index(block.parameter)] + place * FLOAT
+
+        def weight(block: Block) -> tuple[int, int, int]:
+            columns = self._columns(block.parameter)
+            return (address(block), 1, columns) if product.transposed else (address(block), columns, 1)
+
+        return _core.Packed(
+            width=self._widths[product.targets[0]],
+            depths=[self._widths[source] for source in product.sources],
+            weights=[weight(block) for blocks in product.weights for block in blocks],
+            biases=[[address(block) for block in blocks] for blocks in product.biases],
+            panels=panels,
+            threads=threads,
+        )
+
+    def finish(self, sums: Tensor | None, gradients: Sequence[Tensor]) -> None:
+        """What the core leaves: the gradients of vectors, and of biases that have one with another."""
+
+        def part(block: Block) -> Tensor:
+            rows = self._rows(block.parameter)
+            return gradients[self.names.index(block.parameter)][block.k * rows : (block.k + 1) * rows]
+
+        for block, place in self._program.sums:
+            if block != self._biases[place]:
+                part(block).copy_(part(self._biases[place]))
+        if sums is not None:
+            total = sums.sum(0)
+            for block, place in self._program.vectors:
+                at, width = self.sums[self._program.arrays[place].name]
+                part(block).copy_(total[at : at + width])
+
+
+_packed: dict[Any, tuple[weakref.ref[Tensor], Any, str, list[_core.Packed]]] = {}
