@@ -1,0 +1,1 @@
+"""How fast openlstm is beside other libraries: `python -m benchmarks.run --help`."""
