@@ -175,7 +175,11 @@ def _torch_function(problem: Problem, forward: Callable[..., Any]) -> Ready:
 
     def outputs(result: Any) -> Arrays:
         y, final = result
-        return {"y": y.numpy(), **{name[0]: state[None].numpy() for name, state in final.items()}}
+        states = {
+            letter: torch.stack([final[letter + walk.suffix] for walk in problem.spec.walks]).numpy()
+            for letter in problem.spec.definition.states
+        }
+        return {"y": y.numpy(), **states}
 
     if problem.gradient:
         return train, lambda result: _torch_gradients(result, list(parameters))
@@ -207,17 +211,19 @@ def torchrecurrent(problem: Problem, threads: int) -> Ready | None:
     spec = problem.spec
     if problem.form != "lstm; peephole=diagonal":
         return None
-    module = PeepholeLSTM(spec.input_size, spec.hidden_size[0])
+    module = PeepholeLSTM(spec.input_size, spec.hidden_size[0], spec.num_layers)
 
     def own(name: str) -> str:
-        return "cells.0." + name.removesuffix("_l0").replace("weight_ch", "weight_ph")
+        name, _, layer = name.rpartition("_l")
+        return f"cells.{layer}." + name.replace("weight_ch", "weight_ph")
 
     module.load_state_dict({own(name): torch.from_numpy(value) for name, value in problem.parameters.items()})
 
     def forward(x: Any, parameters: Any, states: Any, *_: Any) -> Any:
         given = {own(name): value for name, value in parameters.items()}
         y, final = torch.func.functional_call(module, given, (x,))
-        return y, dict(zip(states, (state[0] for state in final), strict=True))
+        h, c = final
+        return y, dict(zip(states, (state for pair in zip(h, c, strict=True) for state in pair), strict=True))
 
     return _torch_function(problem, forward)
 

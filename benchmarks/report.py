@@ -15,11 +15,12 @@ from .problems import TASKS, Problem
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and with what the times were taken. `limit`: operations a second."""
+    """Where and with what the times were taken. `limit`: operations a second. `others`: what other processes had."""
 
     processor: str
     threads: int
     limit: float
+    others: float
     versions: dict[str, str]
 
 
@@ -154,7 +155,7 @@ def _summary(found: list[Row], names: list[str]) -> list[str]:
 
 COLUMNS = (
     *("task", "cell", "shape", "pass", "peer", "milliseconds", "speedup", "share", "wrong"),
-    *("processor", "threads", "limit_gflops", "versions"),
+    *("processor", "threads", "limit_gflops", "others", "versions"),
 )
 
 
@@ -176,7 +177,7 @@ def write(found: list[Row], path: Path, machine: Machine) -> None:
                         *(problem.task, problem.form, problem.shape),
                         *("forward+backward" if problem.gradient else "forward", PEERS[row.peer].title),
                         *(*numbers, row.wrong, machine.processor, machine.threads),
-                        *(f"{machine.limit / 1e9:.1f}", machine.versions[row.peer]),
+                        *(f"{machine.limit / 1e9:.1f}", f"{machine.others:.2f}", machine.versions[row.peer]),
                     ]
                 )
         os.replace(beside, path)

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -20,9 +21,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+try:
+    import resource
+except ImportError:  # Windows has none, and no way to bind a process either
+    resource = None
+
 from . import report
 from .peers import PEERS
 from .problems import CELLS, SHAPES, TASKS, Problem, Shape, problems
+
+DISTURBED = 0.1  # share of our processors; a spinning thread that waits for one of two that are taken waits long
 
 EPILOG = f"""tasks:
 {chr(10).join(f"  {name:<10} {text}" for name, text in TASKS.items())}
@@ -128,6 +136,17 @@ def cpus(threads: int) -> list[int]:
     return chosen[:threads]
 
 
+def busy(chosen: list[int]) -> float | None:
+    """Seconds for which these processors have worked since the machine began. None where the system does not say."""
+    try:
+        lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+        ticks = {line[0]: [int(number) for number in line[1:9]] for line in lines if line[0].startswith("cpu")}
+        # All but idle time and waiting for disks; what other guests of the machine stole counts too.
+        return sum(sum(ticks[f"cpu{cpu}"]) - sum(ticks[f"cpu{cpu}"][3:5]) for cpu in chosen) / os.sysconf("SC_CLK_TCK")
+    except (OSError, KeyError, ValueError):
+        return None
+
+
 def versions(name: str) -> str | None:
     """The versions of what a peer needs. None where something is missing."""
     try:
@@ -136,11 +155,18 @@ def versions(name: str) -> str | None:
         return None
 
 
+def children() -> float:
+    """Seconds for which our processes that have ended have worked."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN) if resource else None
+    return used.ru_utime + used.ru_stime if used else 0.0
+
+
 class Runner:
     """Starts the processes."""
 
     def __init__(self, given: argparse.Namespace, folder: str) -> None:
         self.given, self.folder, self.cpus = given, folder, cpus(given.threads)
+        self.others = 0.0  # the largest share of our processors that other processes had while one of ours ran
         if self.cpus:
             os.sched_setaffinity(0, self.cpus)  # every thread of every process that is started from here has it too
         threads = str(given.threads)
@@ -160,6 +186,7 @@ class Runner:
             "expected": self.folder,
             "problems": [(p.task, p.spec_text, str(p.shape), p.gradient) for p in asked],
         }
+        start, before, own = time.perf_counter(), busy(self.cpus), children()
         log = Path(self.folder, f"{peer}.log")
         with log.open("w") as errors:
             process = subprocess.Popen(
@@ -178,6 +205,12 @@ class Runner:
             finally:
                 timer.cancel()
                 process.kill()
+        after, spent = busy(self.cpus), time.perf_counter() - start
+        if self.cpus and before is not None and after is not None:
+            others = (after - before - (children() - own)) / (len(self.cpus) * spent)
+            self.others = max(self.others, others)
+            if others > DISTURBED:
+                print(f"{peer}: other processes had {others:.0%} of its processors, its times are off", file=sys.stderr)
         # A process that is killed may leave half a line.
         lines = [json.loads(line) for line in output.splitlines(keepends=True) if line.endswith("\n")]
         if process.returncode:
@@ -227,6 +260,7 @@ def measure(
 def main() -> None:
     """Runs what the command line asks for, prints the tables and writes the files."""
     given = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that no process and no folder is left behind
     names = []
     for name in given.peers:
         if versions(name) is None:
@@ -239,9 +273,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Runner(given, folder)
         found, limit = measure(given, run, asked, names)
-        machine = report.Machine(processor(), given.threads, limit, {name: versions(name) or "" for name in names})
+        others = run.others
+        machine = report.Machine(
+            processor(), given.threads, limit, others, {name: versions(name) or "" for name in names}
+        )
         rows = report.rows(asked, names, found, machine)
     print(report.heading(machine, given.rounds, bool(run.cpus)))
+    if others > DISTURBED:
+        print(
+            f"\nNOT TO BE QUOTED: other processes had up to {others:.0%} of the processors. Run again when it is quiet."
+        )
     given.out.mkdir(parents=True, exist_ok=True)
     for task in given.tasks:
         print(report.table([row for row in rows if row.problem.task == task], task))
