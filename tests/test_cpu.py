@@ -488,6 +488,30 @@ def test_modules_take_it(name, monkeypatch):
     torch.testing.assert_close(half.float(), y, rtol=0.05, atol=0.05)
 
 
+def test_defaults_of_torch_do_not_matter():
+    module = openlstm.LSTM(4, 6, 2, recurrent_dropout=0.3, zoneout_h=0.1, layer_norm=True)
+    x, lengths = torch.randn(5, 3, 4), torch.tensor([2, 5, 0])
+
+    def run():
+        torch.manual_seed(0)
+        y, final = module(x, lengths=lengths)
+        gradients = torch.autograd.grad(y.square().sum(), list(module.parameters()))
+        plain = openlstm.accelerate(torch.nn.LSTM(4, 6, device="cpu", dtype=torch.float32))
+        with torch.no_grad():
+            for parameter in plain.parameters():
+                parameter.fill_(0.1)
+            return [y, *final, *gradients, plain(x)[0], plain(x[:1])[0]]
+
+    expected = run()
+    try:
+        torch.set_default_dtype(torch.float64)
+        same_bits(run(), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.device("meta"):
+        same_bits(run(), expected)
+
+
 def test_the_core_numbers_instructions_as_python_does():
     core = pathlib.Path(__file__).parents[1] / "csrc"
     for name, words in (("Kind", KINDS), ("Code", OPERATIONS)):

@@ -107,7 +107,7 @@ def gather(spec: Spec, final: Mapping[str, Tensor], batched: bool) -> State:
 
 def check_lengths(given: Any, time: int, batch: int, device: torch.device) -> Tensor:
     """(B,) integers on the input's device. Their values are checked where that costs no waiting: on the CPU."""
-    lengths: Tensor = torch.as_tensor(given)
+    lengths: Tensor = given if isinstance(given, Tensor) else torch.as_tensor(given)
     if lengths.numel() == 0 and not isinstance(given, Tensor):  # an empty list has no type
         lengths = lengths.long()
     kind = lengths.dtype
@@ -131,7 +131,7 @@ def check_lengths(given: Any, time: int, batch: int, device: torch.device) -> Te
 
 def check_reset(spec: Spec, given: Any, x: Tensor, batched: bool) -> Tensor:
     """(T, B) of bool."""
-    reset: Tensor = torch.as_tensor(given)
+    reset: Tensor = given if isinstance(given, Tensor) else torch.as_tensor(given)
     expected = tuple(x.shape[:2]) if batched else (x.shape[0],)
     if spec.batch_first and batched:
         expected = expected[::-1]
@@ -161,9 +161,9 @@ def draw(spec: Spec, x: Tensor, packed: PackedSequence | None, dtype: torch.dtyp
         only = packed is not None and name.startswith("dropout_")
         shape = (len(packed.data), mask.shape[-1]) if packed is not None and only else mask.shape
         if _own(name, x, dtype):  # torch.nn has no such mask, and torch's generator is slow
-            drawn = torch.empty(shape)
+            drawn = torch.empty(shape, device=x.device, dtype=dtype)
             value = 1 / (1 - mask.rate) if mask.scaled and mask.rate < 1 else 1.0
-            key = int(torch.randint(2**63 - 1, ()).item())
+            key = int(torch.randint(2**63 - 1, (), device=x.device).item())
             _core.draw(drawn.data_ptr(), drawn.numel(), 1 - mask.rate, value, key)
             masks[name] = drawn
             continue

@@ -67,19 +67,19 @@ class _Ragged:
     @classmethod
     def of(cls, time: int, batch: int, lengths: Tensor | None, reset: Tensor | None) -> _Ragged:
         if lengths is None:
-            lengths = torch.full((batch,), time)
+            lengths = torch.full((batch,), time, device="cpu")
         order = back = None
         if bool((lengths[1:] > lengths[:-1]).any()):
             order = torch.argsort(lengths, descending=True, stable=True)
             back = torch.argsort(order)
             lengths = lengths[order]
             reset = None if reset is None else reset[:, order]
-        active = (lengths > torch.arange(time)[:, None]).sum(1, dtype=torch.int32)
+        active = (lengths > torch.arange(time, device="cpu")[:, None]).sum(1, dtype=torch.int32)
         return cls(order, back, lengths, reset, active)
 
     def marks(self, time: int, reverse: bool) -> tuple[Tensor, Tensor]:
         """Where pieces begin, and where sequences end, in walking order: (T, B) bytes each."""
-        steps = torch.arange(time)[:, None]
+        steps = torch.arange(time, device="cpu")[:, None]
         valid = steps < self.lengths
         first, last = (steps == 0) & valid, steps == self.lengths - 1
         begin, end = (last, first) if reverse else (first, last)
@@ -166,7 +166,7 @@ def quick(spec: Spec, x: Tensor, hx: Any, weights: Sequence[Tensor], training: b
                 return None
         ready = _Ready(spec, weights, addresses)
     if hx is None:
-        states = [torch.zeros(form.depth, batch, width) for width in form.widths]
+        states = [x.new_zeros(form.depth, batch, width) for width in form.widths]
     else:
         states = [hx] if form.single else hx
         if type(states) not in (tuple, list) or len(states) != len(form.widths):
@@ -214,7 +214,7 @@ class _Ready:
         k = 0
         for layer, walks in enumerate(self.layers):
             wide = self.spec.output_size(layer)
-            y = torch.empty(time, batch, wide)
+            y = x.new_empty(time, batch, wide)
             begin += y.data_ptr(), batch * wide, wide
             for plan, own, tail in walks:
                 inputs = [*begin, 0, 0, 0]
@@ -340,7 +340,7 @@ class _Run:
         at = 0
         for layer in range(spec.num_layers):
             shape = (time, batch, spec.output_size(layer))
-            y = torch.empty(shape) if ragged is None else torch.zeros(shape)
+            y = x.new_empty(shape) if ragged is None else x.new_zeros(shape)
             if saved is not None:
                 saved.append(x)
             for k in range(layer * spec.directions, (layer + 1) * spec.directions):
@@ -397,7 +397,7 @@ class _Run:
         if ragged is not None:  # a sequence without steps gives back what it was given
             none = (ragged.lengths == 0)[:, None]
             d_first = [torch.where(none, d, 0.0) for d in d_final]
-        gradients = [_empty(weight.shape) if of_weights else None for weight in weights]
+        gradients = [_empty(weight) if of_weights else None for weight in weights]
         at = len(weights)
         for layer in reversed(range(spec.num_layers)):
             behind = dy
@@ -418,8 +418,8 @@ class _Run:
                 at -= len(plan.names)
                 own = [_whole(weight) for weight in weights[at : at + len(plan.names)]]
                 wide = plan.sums[""][1]
-                sums = torch.zeros(batch, wide) if wide else None
-                part = torch.empty(x.shape) if ragged is None else torch.zeros(x.shape)
+                sums = x.new_zeros(batch, wide) if wide else None
+                part = x.new_empty(x.shape) if ragged is None else x.new_zeros(x.shape)
                 inputs = [x.data_ptr(), x.stride(0), x.stride(1), y.data_ptr(), y.stride(0), y.stride(1)]
                 inputs += kept[k % spec.directions].data_ptr(), 0, 0, dy.data_ptr(), dy.stride(0), dy.stride(1)
                 inputs += part.data_ptr(), part.stride(0), part.stride(1)
@@ -500,10 +500,10 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-def _empty(shape: torch.Size) -> Tensor:
-    """A new tensor; a large one in memory that the core keeps for the next, because fresh pages cost time."""
-    count = shape.numel()
-    return torch.empty(shape) if count < LARGE else _core.empty(count).view(shape)
+def _empty(like: Tensor) -> Tensor:
+    """A new tensor of that shape; a large one in memory that the core keeps, because fresh pages cost time."""
+    shape, count = like.shape, like.numel()
+    return like.new_empty(shape) if count < LARGE else _core.empty(count).view(shape)
 
 
 LARGE = 1 << 16
