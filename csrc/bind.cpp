@@ -356,7 +356,6 @@ NB_MODULE(_core, m) {
   m.def("use", [](const std::string &isa) { in_use = &find(isa, "isa", "Pass one of these."); }, nb::arg("isa"));
   m.def("lanes", [] { return chosen().lanes(); });
   m.def("selftest", [](const std::string &isa) { return find(isa, "isa", "Pass one of these.").selftest(); }, nb::arg("isa"));
-  m.def("most_threads", [] { return most_threads(); });
   m.def("watch", [](bool on) { watching = on; }, nb::arg("on"));
   m.def("fingerprint", &fingerprint, nb::arg("arrays"), nb::arg("threads"));
   nb::class_<Packed>(m, "Packed")

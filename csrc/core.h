@@ -10,7 +10,7 @@ namespace openlstm {
 
 using Long = std::int64_t;
 
-// How an array is found at a step: KINDS in program.py.
+// How an array is found at a step: KINDS in sections.py.
 enum Kind { TIME, CHUNK, PAIR, BEFORE, CARRY };
 
 // (B, width) floats at each step: those of sequence b begin at b * row.
@@ -22,10 +22,10 @@ struct Array {
   int kind, of, width;
 };
 
-// OPERATIONS in program.py.
+// OPERATIONS in sections.py.
 enum Code {
   COPY, ADD, SUB, MUL, DIV, FMA, FNMA, AFFINE, OVER, SIGMOID, TANH, RELU, NEGATIVE, EXPM1, ABS, SOFTPLUS, STEP, CLIP,
-  INSIDE, CONSTANT, ACCUMULATE, ACCUMULATE_PRODUCT, CODES
+  INSIDE, CONSTANT, ACCUMULATE, CODES
 };
 
 // Arrays are numbered from 0; the temporary k is -1 - k.
@@ -96,7 +96,7 @@ struct Walk {
   void *barrier;
 };
 
-enum { BLOCK = 512, DEPTH = 128, MAX_ROWS = 6 };  // floats in a temporary; k in one chain of sums; rows of a tile
+enum { BLOCK = 512, DEPTH = 128 };  // floats in a temporary; terms in one chain of sums
 
 struct Kernels {
   const char *isa;
@@ -120,7 +120,6 @@ void give(float *, std::size_t bytes);
 // threads.cpp
 void parallel(int threads, void (*work)(void *, int thread, int threads), void *);
 void meet(void *barrier, int threads);
-int most_threads();
 struct Barrier {
   alignas(64) int waiting = 0;
   alignas(64) int round = 0;

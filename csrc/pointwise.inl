@@ -84,10 +84,6 @@ void pointwise(const Operation *operation, int count, const Block &block, int b0
             for (int r = 0; r < rows; r++)
               for (int i = 0; i < units; i++) d.p[r * d.row + i] += x.p[r * x.row + i];
             break;
-          case ACCUMULATE_PRODUCT:
-            for (int r = 0; r < rows; r++)
-              for (int i = 0; i < units; i++) d.p[r * d.row + i] += x.p[r * x.row + i] * y.p[r * y.row + i];
-            break;
         }
       }
     }
@@ -95,7 +91,7 @@ void pointwise(const Operation *operation, int count, const Block &block, int b0
 }
 #undef APPLY
 
-// The sum of f over a row of `width`, in an order that depends on the width alone.
+// The sum of a row of `width`, in an order that depends on the width alone.
 FN float row_sum(const float *p, int width) {
   V sums = set(0);
   int u = 0;

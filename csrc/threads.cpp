@@ -21,19 +21,8 @@ static std::atomic<bool> busy{false};    // one team at a time: callers from man
 static std::atomic<bool> forked{false};  // OpenMP's threads did not survive it, and waiting for them never ends
 
 #if FORKS
-static const int watched = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+[[maybe_unused]] static const int watched = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 #endif
-
-int most_threads() {
-#if FORKS
-  (void)watched;
-#endif
-#if defined(_OPENMP)
-  return forked ? 1 : omp_get_max_threads();
-#else
-  return forked ? 1 : static_cast<int>(std::thread::hardware_concurrency());
-#endif
-}
 
 void parallel(int threads, void (*work)(void *, int, int), void *arguments) {
 #if defined(_OPENMP)

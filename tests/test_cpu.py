@@ -462,7 +462,7 @@ def test_what_it_cannot_run():
     assert cpu.why_not(spec, x.to("meta")) == "it runs on the CPU, and the input is on meta"
     reasons = []
     torch.func.vmap(lambda x: (reasons.append(cpu.why_not(spec, x)), x)[1])(x)
-    assert reasons == ["it has no derivatives inside transforms of torch.func"] or "plain tensors" in reasons[0]
+    assert reasons == ["it has no derivatives inside transforms of torch.func"]
     with forward_ad.dual_level():
         assert cpu.why_not(spec, x) == "it has no forward-mode derivatives"
     said = "'cpu' was asked for but cannot run lstm(3, 4): it computes in float32, and the input is torch.float64"

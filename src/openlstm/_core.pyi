@@ -28,9 +28,6 @@ def lanes() -> int:
 def selftest(isa: str) -> float:
     """Runs every vector operation of one instruction set; the largest relative error against scalar code."""
 
-def most_threads() -> int:
-    """As many threads as OpenMP would take: 1 in a forked child, and where the core was built without it."""
-
 def watch(on: bool) -> None:
     """For tests: own memory begins as NaN, and a write outside it raises RuntimeError."""
 

@@ -85,7 +85,7 @@ class Recurrent(nn.Module):
             )
         for name, shape in spec.parameters.items():
             self.register_parameter(self._own(name), nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
-        self._names = [self._own(name) for name in spec.parameters if not name.startswith("initial_")]
+        self._names = [self._own(name) for name in spec.weights]
         self.reset_parameters()
 
     def _own(self, name: str) -> str:

@@ -25,7 +25,9 @@ def forward(spec: Spec, masks: frozenset[str], keep: frozenset[str] = frozenset(
     graph, program = Graph(spec, masks), Program()
     low = Lowering(graph, program)
     low.at[graph.x] = low.array("x", "I")
-    _add_masks(graph, low)
+    for node in graph.order:
+        if node.op == "name" and node.args[0].startswith("mask_"):
+            low.at[node] = low.array(node.args[0], graph.width(node))
     stores: list[tuple[Sym, int]] = []
     for name, node in zip(("y", "y2"), graph.outputs, strict=False):
         stores.append((node, low.array(name, graph.width(node))))
@@ -164,9 +166,3 @@ def backward(
         if bias is not None:
             program.sums.append((Block(*bias.args), adjoint))
     return program
-
-
-def _add_masks(graph: Graph, low: Lowering) -> None:
-    for node in graph.order:
-        if node.op == "name" and node.args[0].startswith("mask_"):
-            low.at[node] = low.array(node.args[0], graph.width(node))

@@ -37,7 +37,6 @@ OPERATIONS = (
     "inside",  # 1 where s <= a <= t, else 0
     "constant",  # s
     "accumulate",  # the target + a
-    "accumulate_product",  # the target + a * b
 )
 # How an array is found at a step, in the core's order.
 KINDS = (

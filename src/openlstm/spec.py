@@ -116,7 +116,7 @@ class Spec:
         self._check_projection()
         self._check_together()
         object.__setattr__(self, "_text", self._print())
-        for name in ("gates", "walks", "parameters", "state_names"):
+        for name in ("gates", "walks", "parameters", "weights", "state_names"):
             getattr(self, name)  # made now: torch.compile cannot follow how a cached property is
 
     def _check_projection(self) -> None:
@@ -233,6 +233,11 @@ class Spec:
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's name and shape, in torch.nn's order."""
         return {name + walk.suffix: shape for walk in self.walks for name, shape in self.shapes(walk).items()}
+
+    @cached_property
+    def weights(self) -> tuple[str, ...]:
+        """The parameters that a step reads: all but learned states."""
+        return tuple(name for name in self.parameters if not name.startswith("initial_"))
 
     @cached_property
     def state_names(self) -> tuple[str, ...]:

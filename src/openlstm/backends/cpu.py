@@ -122,11 +122,10 @@ def forward(
             name: mask if name.startswith("weight") else mask.index_select(mask.dim() - 2, order)
             for name, mask in masks.items()
         }
-    names = _names(spec)
     drop = {
         "weight_hh" + name.removeprefix("weight"): mask for name, mask in masks.items() if name.startswith("weight")
     }
-    weights = [parameters[name] * drop[name] if name in drop else parameters[name] for name in names]
+    weights = [parameters[name] * drop[name] if name in drop else parameters[name] for name in spec.weights]
     run = _Run(spec, time, batch, ragged, {k: mask for k, mask in masks.items() if not k.startswith("weight")}, keep)
     y, *last = run(x, [states[name] for name in spec.state_names], weights)
     final = dict(zip(spec.state_names, last, strict=True))
@@ -146,10 +145,7 @@ def quick(spec: Spec, x: Tensor, hx: Any, weights: Sequence[Tensor], training: b
         or (training and form.random)
         or x.dim() != 3
         or x.dtype is not torch.float32
-        or not x.is_cpu
-        or type(x) is not Tensor
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
+        or why_not(spec, x) is not None
         or torch.is_autocast_enabled("cpu")
     ):
         return None
@@ -250,12 +246,6 @@ def _form(spec: Spec) -> _Form | None:
     return _Form(len(spec.walks), widths, len(widths) == 1, bool(spec.masks(1, 1)))
 
 
-@functools.lru_cache(maxsize=1024)
-def _names(spec: Spec) -> list[str]:
-    """Parameters that the core reads."""
-    return [name for name in spec.parameters if not name.startswith("initial_")]
-
-
 class _Run:
     """All layers in all their directions, once."""
 
@@ -301,14 +291,7 @@ class _Run:
                 found += state.data_ptr(), state.stride(0)
         return found
 
-    def _go(
-        self,
-        plan: plans.Plan,
-        inputs: list[int],
-        ends: list[int],
-        weights: Sequence[Tensor],
-        masks: Mapping[str, Tensor],
-    ) -> None:
+    def _go(self, plan: plans.Plan, inputs: list[int], ends: list[int], weights: Sequence[Tensor]) -> None:
         reverse = plan.walk.reverse
         active = begin = end = 0
         if self.ragged is not None:
@@ -364,7 +347,7 @@ class _Run:
                     inputs += first[j], 0, first[j + 1]
                     ends += *first[j : j + 2], *last[j : j + 2]
                 inputs += self._inputs(plan, self._own[k], own)
-                self._go(plan, inputs, ends, own, self._own[k])
+                self._go(plan, inputs, ends, own)
                 if kept is not None and self.keep is not None:
                     for name, shown in plans.values(spec, kind.masks).items():
                         place, width = plan.kept[shown]
@@ -435,7 +418,7 @@ class _Run:
                 ends = []
                 for j in range(0, len(carry), 2):
                     ends += *carry[j : j + 2], *last[j : j + 2]
-                self._go(plan, inputs, ends, own, self._own[k])
+                self._go(plan, inputs, ends, own)
                 if of_weights:
                     plan.finish(sums, [gradient for gradient in found if gradient is not None])
                 dx = part if dx is None else dx + part
@@ -457,7 +440,7 @@ class _Run:
         y, final = reference.forward(
             spec,
             x,
-            dict(zip(_names(spec), weights, strict=True)),
+            dict(zip(spec.weights, weights, strict=True)),
             dict(zip(names, rows, strict=True)),
             lengths,
             reset,
