@@ -172,10 +172,14 @@ struct Place {
 class Plan {
  public:
   Plan(const Plan &) = delete;
+  // copies: gradients that are the same as another: (its input, offset), (the other's), floats. vectors: gradients that
+  // are an array of the last step summed over the sequences: (array, input, offset).
   Plan(const std::vector<std::tuple<int, int, int>> &arrays, const std::vector<std::tuple<int, Long, Long, bool>> &places,
        const std::vector<std::vector<SectionData>> &sections, const std::vector<std::pair<int, int>> &states,
-       const std::vector<std::tuple<int, int, int, Long, Long>> &outers, int temporaries, bool backward)
-      : temporaries_(temporaries), backward_(backward) {
+       const std::vector<std::tuple<int, int, int, Long, Long>> &outers,
+       const std::vector<std::tuple<int, Long, int, Long, Long>> &copies,
+       const std::vector<std::tuple<int, int, Long>> &vectors, int temporaries, bool backward)
+      : copies_(copies), vectors_(vectors), temporaries_(temporaries), backward_(backward) {
     for (auto [kind, of, width] : arrays) arrays_.push_back({nullptr, 0, 0, nullptr, 0, kind, of, width});
     for (auto [input, offset, scaled, own] : places) places_.push_back({input, offset, scaled, own}), inputs_ = std::max(inputs_, input + 1);
     for (auto [in, out] : states) states_.push_back({in, out, nullptr, 0, nullptr, 0});
@@ -203,13 +207,21 @@ class Plan {
     }
   }
 
-  // inputs: address and strides in time and batch of each. ends: initial, its stride, last, its stride of each state.
-  // active, begin, end: addresses, or 0.
-  void run(int time, int batch, bool reverse, int threads, const std::vector<const Packed *> &packed, const Longs &inputs,
-           const Longs &ends, Long active, Long begin, Long end) const {
+  // What Plan in plans.py lists as inputs, in its order. given, masks: address and strides in time and batch of each.
+  // ends: of each state addresses and strides of what comes before the first step, backward also of the gradient by
+  // the final state, and of where the result goes. weights, gradients: addresses. active, begin, end: addresses, or 0.
+  void run(int time, int batch, bool reverse, int threads, const std::vector<const Packed *> &packed, Longs inputs,
+           const Longs &ends, const Longs &masks, const Longs &weights, const Longs &gradients, Long active, Long begin,
+           Long end) const {
     const Kernels &kernels = packed.empty() ? chosen() : *packed.front()->kernels;
-    if (Long(inputs.size()) < 3 * inputs_ || ends.size() != 4 * states_.size())
-      throw std::invalid_argument("Plan.run: inputs or ends do not fit this plan");
+    const std::size_t each = backward_ ? 6 : 4;
+    if (ends.size() != each * states_.size()) throw std::invalid_argument("Plan.run: the states do not fit this plan");
+    for (std::size_t part = 0; part + 2 < each; part += 2)
+      for (std::size_t k = part; k < ends.size(); k += each) inputs.insert(inputs.end(), {ends[k], 0, ends[k + 1]});
+    inputs.insert(inputs.end(), masks.begin(), masks.end());
+    for (const Longs &addresses : {weights, gradients})
+      for (Long address : addresses) inputs.insert(inputs.end(), {address, 0, 0});
+    if (Long(inputs.size()) < 3 * inputs_) throw std::invalid_argument("Plan.run: the inputs do not fit this plan");
     Released released;
     std::vector<Array> arrays = arrays_;
     std::vector<Outer> outers = outers_;
@@ -243,8 +255,10 @@ class Plan {
     walk.active = pointer<const int>(active), walk.begin = pointer<const std::uint8_t>(begin), walk.end = pointer<const std::uint8_t>(end);
     walk.array = arrays.data(), walk.arrays = int(arrays.size());
     walk.states = int(states_.size());
-    for (std::size_t k = 0; k < states_.size(); k++)
-      walk.state[k] = {states_[k].in, states_[k].out, pointer<const float>(ends[4 * k]), ends[4 * k + 1], pointer<float>(ends[4 * k + 2]), ends[4 * k + 3]};
+    for (std::size_t k = 0; k < states_.size(); k++) {
+      const Long *last = &ends[each * k + each - 2], *first = last - 2;
+      walk.state[k] = {states_[k].in, states_[k].out, pointer<const float>(first[0]), first[1], pointer<float>(last[0]), last[1]};
+    }
     walk.before = parts_[0].data(), walk.befores = int(parts_[0].size());
     walk.loop = parts_[1].data(), walk.loops = int(parts_[1].size());
     walk.after = parts_[2].data(), walk.afters = int(parts_[2].size());
@@ -252,12 +266,12 @@ class Plan {
     walk.outer = outers.data(), walk.outers = int(outers.size());
 
     // Sharing sequences needs no meeting of the threads; sharing units reads each weight once.
-    Long weights = 0;
+    Long size = 0;
     int widest = 1;
-    for (const Matrix &m : matrices) weights += kernels.size(m), widest = std::max(widest, m.width);
-    if (double(time) * batch * double(weights) < 100000) threads = 1;
+    for (const Matrix &m : matrices) size += kernels.size(m), widest = std::max(widest, m.width);
+    if (double(time) * batch * double(size) < 100000) threads = 1;
     const int pieces = (widest + 4 * kernels.lanes() - 1) / (4 * kernels.lanes());
-    walk.by_rows = batch >= (weights < 600000 ? 4 : 8) * threads || pieces < threads;
+    walk.by_rows = batch >= (size < 600000 ? 4 : 8) * threads || pieces < threads;
     threads = std::min(threads, walk.by_rows ? batch : std::max(pieces, batch >= threads ? threads : 1));
     if (!walk.by_rows && pieces < threads) walk.by_rows = 1;
     const int rows = walk.by_rows ? (batch + threads - 1) / threads : batch;
@@ -296,6 +310,17 @@ class Plan {
       j.k.walk(j.w, thread, count);
     }, &job);
     memory.check();
+    for (auto [to, to_offset, from, from_offset, count] : copies_) {
+      const float *source = pointer<const float>(inputs[3 * from]) + from_offset;
+      std::copy(source, source + count, pointer<float>(inputs[3 * to]) + to_offset);
+    }
+    for (auto [array, input, offset] : vectors_) {
+      float *to = pointer<float>(inputs[3 * input]) + offset;
+      const Array &from = arrays[array];
+      std::copy(from.base, from.base + from.width, to);
+      for (int b = 1; b < batch; b++)
+        for (int u = 0; u < from.width; u++) to[u] += from.base[b * from.row + u];
+    }
   }
 
  private:
@@ -307,11 +332,50 @@ class Plan {
   std::vector<State> states_;
   std::vector<Outer> outers_;
   std::vector<Place> places_, gradients_;
+  std::vector<std::tuple<int, Long, int, Long, Long>> copies_;
+  std::vector<std::tuple<int, int, Long>> vectors_;
   int inputs_ = 0;
   std::vector<std::unique_ptr<Owned>> data_;
   std::vector<Section> parts_[3];
   int temporaries_;
   bool backward_;
+};
+
+// One step of a stack of layers without gradients, for whom Python's own work would take longer than the core's. The
+// weights are read where they are.
+class Step {
+ public:
+  // layers: of each direction of each layer the plan, the weights as they are, and their addresses. widths: of each
+  // layer's output. sizes: of each state.
+  Step(const std::vector<std::vector<std::tuple<const Plan *, std::vector<const Packed *>, Longs>>> &layers, const Ints &widths, const Longs &sizes)
+      : layers_(layers), widths_(widths), sizes_(sizes) {}
+  // Addresses: x, y, and the states before and after the step, which are (directions of all layers, batch, size).
+  void run(int batch, int threads, Long x, Long x_row, Long y, const Longs &before, const Longs &after) const {
+    if (before.size() != sizes_.size() || after.size() != sizes_.size()) throw std::invalid_argument("Step.run: the states do not fit this stack");
+    const Long room = Long(batch) * *std::max_element(widths_.begin(), widths_.end());
+    Floats hidden(layers_.size() > 1 ? 2 * room : 0, watching);
+    Long walk = 0;
+    for (std::size_t layer = 0; layer < layers_.size(); layer++) {
+      const int width = widths_[layer];
+      const Long to = layer + 1 == layers_.size() ? y : address(hidden.get() + Long(layer % 2) * room);
+      for (const auto &[plan, packed, weights] : layers_[layer]) {
+        Longs ends;
+        for (std::size_t k = 0; k < sizes_.size(); k++) {
+          const Long place = walk * batch * sizes_[k] * Long(sizeof(float));
+          ends.insert(ends.end(), {before[k] + place, sizes_[k], after[k] + place, sizes_[k]});
+        }
+        plan->run(1, batch, false, threads, packed, {x, 0, x_row, to, 0, width, 0, 0, 0}, ends, {}, weights, {}, 0, 0, 0);
+        walk++;
+      }
+      x = to, x_row = width;
+    }
+  }
+
+ private:
+  static Long address(const float *p) { return static_cast<Long>(reinterpret_cast<std::uintptr_t>(p)); }
+  std::vector<std::vector<std::tuple<const Plan *, std::vector<const Packed *>, Longs>>> layers_;
+  Ints widths_;
+  Longs sizes_;
 };
 
 static std::uint64_t fingerprint(const std::vector<std::pair<Long, Long>> &arrays, int threads) {
@@ -364,9 +428,16 @@ NB_MODULE(_core, m) {
   nb::class_<Plan>(m, "Plan")
       .def(nb::init<const std::vector<std::tuple<int, int, int>> &, const std::vector<std::tuple<int, Long, Long, bool>> &,
                     const std::vector<std::vector<SectionData>> &, const std::vector<std::pair<int, int>> &,
-                    const std::vector<std::tuple<int, int, int, Long, Long>> &, int, bool>(),
+                    const std::vector<std::tuple<int, int, int, Long, Long>> &,
+                    const std::vector<std::tuple<int, Long, int, Long, Long>> &,
+                    const std::vector<std::tuple<int, int, Long>> &, int, bool>(),
            nb::arg("arrays"), nb::arg("places"), nb::arg("sections"), nb::arg("states"), nb::arg("outers"),
-           nb::arg("temporaries"), nb::arg("backward"))
+           nb::arg("copies"), nb::arg("vectors"), nb::arg("temporaries"), nb::arg("backward"))
       .def("run", &Plan::run, nb::arg("time"), nb::arg("batch"), nb::arg("reverse"), nb::arg("threads"), nb::arg("packed"),
-           nb::arg("inputs"), nb::arg("ends"), nb::arg("active"), nb::arg("begin"), nb::arg("end"));
+           nb::arg("given"), nb::arg("ends"), nb::arg("masks"), nb::arg("weights"), nb::arg("gradients"), nb::arg("active"),
+           nb::arg("begin"), nb::arg("end"));
+  nb::class_<Step>(m, "Step")
+      .def(nb::init<const std::vector<std::vector<std::tuple<const Plan *, std::vector<const Packed *>, Longs>>> &, const Ints &, const Longs &>(),
+           nb::arg("layers"), nb::arg("widths"), nb::arg("sizes"))
+      .def("run", &Step::run, nb::arg("batch"), nb::arg("threads"), nb::arg("x"), nb::arg("x_row"), nb::arg("y"), nb::arg("before"), nb::arg("after"));
 }

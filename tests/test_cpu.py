@@ -285,9 +285,16 @@ def test_a_graph_that_is_kept_can_be_used_twice():
 # Weights that are packed
 
 
+@pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("time", [1, 3])
-def test_changed_weights_are_seen(time):
+def test_changed_weights_are_seen(time, gradients):
+    with torch.set_grad_enabled(gradients):
+        _change_weights(time)
+
+
+def _change_weights(time):
     module = openlstm.LSTM(8, 16).requires_grad_(False)
+    square = openlstm.RNN(8, 16).requires_grad_(False)
     x, state = torch.randn(time, 2, 8), (torch.randn(1, 2, 16), torch.randn(1, 2, 16))
 
     def change_in_place():
@@ -316,21 +323,27 @@ def test_changed_weights_are_seen(time):
         with openlstm.backend("reference"):
             torch.testing.assert_close(y, module(x, state)[0], rtol=1e-5, atol=1e-5)
         assert all(not torch.equal(y, other) for other in seen), change.__name__
+        assert torch.equal(y, module(x, state)[0])
         seen.append(y)
+    square(x, state[0])
+    square.weight_hh_l0.data = square.weight_hh_l0.data.t()  # at the same address
+    y = square(x, state[0])[0]
+    with openlstm.backend("reference"):
+        torch.testing.assert_close(y, square(x, state[0])[0], rtol=1e-5, atol=1e-5)
 
 
 def test_packed_weights_go_with_their_module():
     gc.collect()
-    before = len(plans._packed), len(cpu._ready)
+    before = len(plans._packed), len(cpu._steps)
     modules = [openlstm.LSTM(8, 16, 2, bidirectional=True) for _ in range(3)]
     for module in modules:
         module(torch.randn(3, 2, 8, requires_grad=True))[0].sum().backward()
         with torch.no_grad():
             module(torch.randn(1, 2, 8))
-    assert len(plans._packed) > before[0] and len(cpu._ready) > before[1]
+    assert len(plans._packed) > before[0] and len(cpu._steps) > before[1]
     del module, modules
     gc.collect()
-    assert (len(plans._packed), len(cpu._ready)) == before
+    assert (len(plans._packed), len(cpu._steps)) == before
 
 
 def test_a_fingerprint_changes_with_every_float():

@@ -67,13 +67,17 @@ class Plan:
         sections: Sequence[Sequence[tuple[object, ...]]],
         states: Sequence[tuple[int, int]],
         outers: Sequence[tuple[int, int, int, int, int]],
+        copies: Sequence[tuple[int, int, int, int, int]],
+        vectors: Sequence[tuple[int, int, int]],
         temporaries: int,
         backward: bool,
     ) -> None:
         """arrays: kind, the array that it follows, width. places: of each array the number of its input (-1: the
         core's own), floats into it, as many more for each step of each sequence, and whether its rows follow one
         another or have the input's strides. sections: those before, in and after the loop. outers: adjoint and source
-        of the gradient of each weight's block (source -1: of a bias), and its input, floats into it, and stride."""
+        of the gradient of each weight's block (source -1: of a bias), and its input, floats into it, and stride.
+        copies: gradients that equal another one: their input, floats into it, the same of the other, and how many.
+        vectors: gradients that are sums of an array over the sequences: the array, their input, floats into it."""
 
     def run(
         self,
@@ -82,11 +86,33 @@ class Plan:
         reverse: bool,
         threads: int,
         packed: Sequence[Packed],
-        inputs: Sequence[int],
+        given: Sequence[int],
         ends: Sequence[int],
+        masks: Sequence[int],
+        weights: Sequence[int],
+        gradients: Sequence[int],
         active: int,
         begin: int,
         end: int,
     ) -> None:
-        """inputs: address and strides in time and batch of each. ends: address and stride of the initial and of the
-        final value of each state. active, begin, end: addresses of what says where sequences are, or 0."""
+        """given, masks: address and strides in time and batch of each. ends: of each state address and stride of the
+        initial value, backward also of the gradient by the final one, and of the result. weights, gradients: addresses.
+        active, begin, end: addresses of what says where sequences are, or 0."""
+
+class Step:
+    """One step of a stack of layers without gradients, where Python's own work would take longer than the core's."""
+
+    def __init__(
+        self,
+        layers: Sequence[Sequence[tuple[Plan, Sequence[Packed], Sequence[int]]]],
+        widths: Sequence[int],
+        sizes: Sequence[int],
+    ) -> None:
+        """layers: of each direction of each layer the plan, the weights without panels, and the addresses of all
+        parameters; plans and weights must outlive this. widths: of each layer's output. sizes: of each state."""
+
+    def run(
+        self, batch: int, threads: int, x: int, x_row: int, y: int, before: Sequence[int], after: Sequence[int]
+    ) -> None:
+        """Addresses of x (with the stride from one sequence to the next), of y, and of each state before and after the
+        step: (directions of all layers, batch, size), contiguous."""

@@ -21,12 +21,11 @@ from torch.autograd import forward_ad
 from .. import _core
 from ..spec import Spec
 from . import plans, reference
-from .plans import Kind
 
 
 def why_not(spec: Spec, x: Tensor) -> str | None:
     """Why the core cannot run this, or None."""
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         return f"it runs on the CPU, and the input is on {x.device}"
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"it computes in float32, and the input is {x.dtype}"
@@ -149,18 +148,14 @@ def quick(spec: Spec, x: Tensor, hx: Any, weights: Sequence[Tensor], training: b
         or torch.is_autocast_enabled("cpu")
     ):
         return None
+    for weight in weights:
+        if weight.dtype is not torch.float32 or not weight.is_cpu or not weight.is_contiguous():
+            return None
     if spec.batch_first:
         x = x.transpose(0, 1)
     time, batch, size = x.shape
     if size != spec.input_size or not time or not batch:
         return None
-    addresses = [weight.data_ptr() for weight in weights]
-    ready = _ready.get(id(weights[0]))
-    if ready is None or ready.owner() is not weights[0] or ready.addresses != addresses or ready.spec is not spec:
-        for weight in weights:
-            if weight.dtype is not torch.float32 or not weight.is_cpu or not weight.is_contiguous():
-                return None
-        ready = _Ready(spec, weights, addresses)
     if hx is None:
         states = [x.new_zeros(form.depth, batch, width) for width in form.widths]
     else:
@@ -171,61 +166,11 @@ def quick(spec: Spec, x: Tensor, hx: Any, weights: Sequence[Tensor], training: b
             plain = type(state) is Tensor and state.dtype is torch.float32 and state.is_cpu
             if not plain or state.shape != (form.depth, batch, width):
                 return None
-    if torch.is_grad_enabled() or spec.residual:
+    if time > 1 or spec.residual or torch.is_grad_enabled():
         y, *final = _Run(spec, time, batch)(x, states, weights)
     else:
-        y, final = ready.run(_rows(x), states, weights, time, batch)
+        y, final = _Step.of(spec, weights)(x, states)
     return y.transpose(0, 1) if spec.batch_first else y, final[0] if form.single else tuple(final)
-
-
-class _Ready:
-    """A stack of layers made ready for runs without gradients: what is the same in all of them is found once."""
-
-    def __init__(self, spec: Spec, weights: Sequence[Tensor], addresses: list[int]) -> None:
-        key = id(weights[0])
-        self.spec, self.addresses = spec, addresses
-        self.owner = weakref.ref(weights[0], lambda _: _ready.pop(key, None))
-        self.layers: list[list[tuple[plans.Plan, slice, list[int]]]] = []
-        at = 0
-        for layer in range(spec.num_layers):
-            self.layers.append([])
-            for walk in spec.walks[layer * spec.directions : (layer + 1) * spec.directions]:
-                plan = plans.plan(spec, walk, Kind())
-                own = slice(at, at + len(plan.names))
-                self.layers[-1].append(
-                    (plan, own, [number for address in addresses[own] for number in (address, 0, 0)])
-                )
-                at = own.stop
-        _ready[key] = self
-
-    def run(
-        self, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], time: int, batch: int
-    ) -> tuple[Tensor, list[Tensor]]:
-        threads = THREADS or torch.get_num_threads()
-        states = [state if state.is_contiguous() else state.contiguous() for state in states]
-        final = [torch.empty_like(state) for state in states]
-        places = [(s.data_ptr(), f.data_ptr(), width := s.shape[2], batch * width * plans.FLOAT)
-                  for s, f in zip(states, final, strict=True)]  # fmt: skip
-        begin = [x.data_ptr(), x.stride(0), x.stride(1)]
-        k = 0
-        for layer, walks in enumerate(self.layers):
-            wide = self.spec.output_size(layer)
-            y = x.new_empty(time, batch, wide)
-            begin += y.data_ptr(), batch * wide, wide
-            for plan, own, tail in walks:
-                inputs = [*begin, 0, 0, 0]
-                ends: list[int] = []
-                for old, new, width, stride in places:
-                    inputs += old + k * stride, 0, width
-                    ends += old + k * stride, width, new + k * stride, width
-                packed = plan.pack(weights[own], self.addresses[own], time == 1, threads)
-                plan.core.run(time, batch, plan.walk.reverse, threads, packed, inputs + tail, ends, 0, 0, 0)
-                k += 1
-            begin, x = begin[3:], y  # x stays alive until the layer after it has run
-        return x, final
-
-
-_ready: dict[int, _Ready] = {}
 
 
 @dataclass(frozen=True)
@@ -246,8 +191,54 @@ def _form(spec: Spec) -> _Form | None:
     return _Form(len(spec.walks), widths, len(widths) == 1, bool(spec.masks(1, 1)))
 
 
+class _Step:
+    """One step without gradients, made ready: what is the same at every step is found once."""
+
+    def __init__(self, spec: Spec, weights: Sequence[Tensor], addresses: list[int]) -> None:
+        self.spec, self.addresses, self.isa = spec, addresses, _core.isa()
+        key = id(weights[0])
+        self.owner = weakref.ref(weights[0], lambda _: _steps.pop(key, None))
+        self.layers: list[list[tuple[_core.Plan, list[_core.Packed], list[int]]]] = []
+        at = 0
+        for walks in plans.forward(spec, frozenset(), False, False, False):
+            self.layers.append([])
+            for plan in walks:
+                own = slice(at, at := at + len(plan.names))
+                packed = plan.pack(weights[own], addresses[own], True, 1)
+                self.layers[-1].append((plan.core, packed, addresses[own]))
+        widths = [spec.output_size(layer) for layer in range(spec.num_layers)]
+        self.width = widths[-1]
+        self.core = _core.Step(self.layers, widths, [*spec.state_sizes(spec.walks[0]).values()])
+
+    @classmethod
+    def of(cls, spec: Spec, weights: Sequence[Tensor]) -> _Step:
+        addresses = [weight.data_ptr() for weight in weights]
+        step = _steps.get(id(weights[0]))
+        if (
+            step is None
+            or step.owner() is not weights[0]
+            or step.addresses != addresses
+            or step.spec is not spec
+            or step.isa != _core.isa()
+        ):
+            step = _steps[id(weights[0])] = cls(spec, weights, addresses)
+        return step
+
+    def __call__(self, x: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        x = _rows(x)
+        batch = x.shape[1]
+        states = [state if state.is_contiguous() else state.contiguous() for state in states]
+        y, final = x.new_empty(1, batch, self.width), [torch.empty_like(state) for state in states]
+        before, after = [state.data_ptr() for state in states], [state.data_ptr() for state in final]
+        self.core.run(batch, THREADS or torch.get_num_threads(), x.data_ptr(), x.stride(1), y.data_ptr(), before, after)
+        return y, final
+
+
+_steps: dict[int, _Step] = {}
+
+
 class _Run:
-    """All layers in all their directions, once."""
+    """All layers in all their directions, once. States are one tensor for each walk, or stacked over the walks."""
 
     def __init__(
         self,
@@ -261,37 +252,26 @@ class _Run:
         self.spec, self.time, self.batch, self.ragged, self.keep = spec, time, batch, ragged, keep
         self.masks = {name: _rows(mask) for name, mask in masks.items()} if masks else {}
         self.threads = THREADS or torch.get_num_threads()
-        self._own: list[dict[str, Tensor]] = [{} for _ in spec.walks]
-        for walk, own in zip(spec.walks, self._own, strict=True) if masks else ():
-            for kind in ("recurrent", "candidate", *(f"zoneout_{name}" for name in spec.definition.states)):
-                if kind + walk.suffix in self.masks:
-                    own[kind] = self.masks[kind + walk.suffix]
         self._marks: dict[bool, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The output and the final states, laid out as the states: one for each walk, or stacked ones."""
-        tensors = (x, *states, *weights)
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-            results: Sequence[Tensor] = _Function.apply(self, len(states), *tensors)  # type: ignore[no-untyped-call]
-            return results
+        """The output and the final states, laid out as the states."""
+        if torch.is_grad_enabled():
+            tensors = (x, *states, *weights)
+            if any(tensor.requires_grad for tensor in tensors):
+                results: Sequence[Tensor] = _Function.apply(self, len(states), *tensors)  # type: ignore[no-untyped-call]
+                return results
         return self.forward(x, states, weights, None)
 
-    def _kind(self, k: int) -> Kind:
-        return Kind(frozenset(self._own[k]), self.ragged is not None)
-
-    def _states(self, states: Sequence[Tensor], k: int) -> list[int]:
-        """The address and stride of each state of the k-th walk."""
-        count = len(self.spec.definition.states)
-        found: list[int] = []
-        if len(states) == count and states[0].dim() == 3:  # stacked over walks
-            for state in states:
-                found += state.data_ptr() + k * state.stride(0) * plans.FLOAT, state.stride(1)
-        else:
-            for state in states[k * count : (k + 1) * count]:
-                found += state.data_ptr(), state.stride(0)
-        return found
-
-    def _go(self, plan: plans.Plan, inputs: list[int], ends: list[int], weights: Sequence[Tensor]) -> None:
+    def _go(
+        self,
+        plan: plans.Plan,
+        given: list[int],
+        ends: list[int],
+        weights: Sequence[Tensor],
+        addresses: list[int],
+        gradients: Sequence[int] = (),
+    ) -> None:
         reverse = plan.walk.reverse
         active = begin = end = 0
         if self.ragged is not None:
@@ -299,62 +279,60 @@ class _Run:
                 self._marks[reverse] = self.ragged.marks(self.time, reverse)
             active = self.ragged.active.data_ptr()
             begin, end = (mark.data_ptr() for mark in self._marks[reverse])
-        addresses = [weight.data_ptr() for weight in weights]
-        packed = plan.pack(weights, addresses, self.time == 1, self.threads)
-        plan.core.run(self.time, self.batch, reverse, self.threads, packed, inputs, ends, active, begin, end)
-
-    def _inputs(self, plan: plans.Plan, masks: Mapping[str, Tensor], weights: Sequence[Tensor]) -> list[int]:
-        found: list[int] = []
+        masks: list[int] = []
         for name in plan.masks:
-            mask = masks[name]
-            found += mask.data_ptr(), mask.stride(0) if mask.dim() == 3 else 0, mask.stride(-2)
-        for weight in weights:
-            found += weight.data_ptr(), 0, 0
+            mask = self.masks[name + plan.walk.suffix]
+            masks += mask.data_ptr(), mask.stride(0) if mask.dim() == 3 else 0, mask.stride(-2)
+        packed = plan.pack(weights, addresses, self.time == 1, self.threads)
+        ours = self.time, self.batch, reverse, self.threads, packed
+        plan.core.run(*ours, given, ends, masks, addresses, gradients, active, begin, end)
+
+    def _ends(self, k: int, *groups: Sequence[Tensor]) -> list[int]:
+        """The address and stride that each state of the k-th walk has in each of these groups of states."""
+        found: list[int] = []
+        if groups[0][0].dim() == 3:  # stacked
+            for tensors in zip(*groups, strict=True):
+                for tensor in tensors:
+                    found += tensor.data_ptr() + k * tensor.stride(0) * plans.FLOAT, tensor.stride(1)
+        else:
+            count = len(self.spec.definition.states)
+            for tensors in zip(*(group[k * count : (k + 1) * count] for group in groups), strict=True):
+                for tensor in tensors:
+                    found += tensor.data_ptr(), tensor.stride(0)
         return found
 
     def forward(
         self, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], saved: list[Tensor] | None
     ) -> list[Tensor]:
         """The output and the final states. `saved` takes the input of each layer, and what each walk keeps."""
-        spec, time, batch, ragged = self.spec, self.time, self.batch, self.ragged
+        spec, time, batch, ragged, keep = self.spec, self.time, self.batch, self.ragged, self.keep
+        x, weights = _rows(x), [_whole(weight) for weight in weights]
         states = [_rows(state) for state in states]
         final = [state.clone() if ragged is not None else torch.empty_like(state) for state in states]
-        x = _rows(x)
-        at = 0
-        for layer in range(spec.num_layers):
-            shape = (time, batch, spec.output_size(layer))
-            y = x.new_empty(shape) if ragged is None else x.new_zeros(shape)
+        addresses = [weight.data_ptr() for weight in weights]
+        stack = plans.forward(spec, frozenset(self.masks), ragged is not None, saved is not None, keep is not None)
+        at = k = 0
+        for layer, walks in enumerate(stack):
+            wide = spec.output_size(layer)
+            y = x.new_empty(time, batch, wide) if ragged is None else x.new_zeros(time, batch, wide)
             if saved is not None:
                 saved.append(x)
-            for k in range(layer * spec.directions, (layer + 1) * spec.directions):
-                kind = self._kind(k)
-                keep: frozenset[str] = frozenset() if saved is None else plans.needed(spec, kind)
-                if self.keep is not None:
-                    keep = keep.union(plans.values(spec, kind.masks).values())
-                plan = plans.plan(spec, spec.walks[k], Kind(kind.masks, kind.ragged, keep))
-                own = [_whole(weight) for weight in weights[at : at + len(plan.names)]]
-                at += len(own)
-                kept = None
-                if keep:
-                    kept = _core.empty(time * batch * plan.kept[""][1])
-                    if ragged is not None and self.keep is not None:
-                        kept.fill_(torch.nan)
-                first, last = self._states(states, k), self._states(final, k)
-                inputs = [x.data_ptr(), x.stride(0), x.stride(1), y.data_ptr(), y.stride(0), y.stride(1)]
-                inputs += 0 if kept is None else kept.data_ptr(), 0, 0
-                ends: list[int] = []
-                for j in range(0, len(first), 2):
-                    inputs += first[j], 0, first[j + 1]
-                    ends += *first[j : j + 2], *last[j : j + 2]
-                inputs += self._inputs(plan, self._own[k], own)
-                self._go(plan, inputs, ends, own)
-                if kept is not None and self.keep is not None:
-                    for name, shown in plans.values(spec, kind.masks).items():
-                        place, width = plan.kept[shown]
-                        flat = kept[time * batch * place : time * batch * (place + width)]
-                        self.keep[name + spec.walks[k].suffix] = flat.view(time, batch, width)
-                if saved is not None and kept is not None:
+            given = [x.data_ptr(), x.stride(0), x.stride(1), y.data_ptr(), batch * wide, wide]
+            for plan in walks:
+                own = slice(at, at := at + len(plan.names))
+                kept = _empty(x, time * batch * plan.kept[""][1])
+                if ragged is not None and keep is not None:
+                    kept.fill_(torch.nan)
+                place = kept.data_ptr(), 0, 0
+                self._go(plan, [*given, *place], self._ends(k, states, final), weights[own], addresses[own])
+                if keep is not None:
+                    for name, shown in plan.shown.items():
+                        first, width = plan.kept[shown]
+                        flat = kept[time * batch * first : time * batch * (first + width)]
+                        keep[name + plan.walk.suffix] = flat.view(time, batch, width)
+                if saved is not None:
                     saved.append(kept)
+                k += 1
             if saved is not None:
                 saved.append(y)
             if f"dropout_l{layer + 1}" in self.masks:
@@ -374,57 +352,51 @@ class _Run:
     ) -> list[Tensor | None]:
         """The gradients by x, states and weights."""
         spec, batch, ragged = self.spec, self.batch, self.ragged
-        states = [_rows(state) for state in states]
+        states, weights = [_rows(state) for state in states], [_whole(weight) for weight in weights]
         d_final = [_rows(d) for d in d_final]
         d_first = [torch.empty_like(d) for d in d_final]
         if ragged is not None:  # a sequence without steps gives back what it was given
             none = (ragged.lengths == 0)[:, None]
             d_first = [torch.where(none, d, 0.0) for d in d_final]
-        gradients = [_empty(weight) if of_weights else None for weight in weights]
-        at = len(weights)
-        for layer in reversed(range(spec.num_layers)):
+        gradients = [_empty(weight, weight.numel()).view(weight.shape) for weight in weights] if of_weights else []
+        places = [gradient.data_ptr() for gradient in gradients]
+        addresses = [weight.data_ptr() for weight in weights]
+        stack = plans.backward(
+            spec, frozenset(self.masks), ragged is not None, self.keep is not None, of_input, of_weights
+        )
+        at, k = len(weights), len(spec.walks)
+        for layer, walks in reversed([*enumerate(stack)]):
             behind = dy
             if f"dropout_l{layer + 1}" in self.masks:
                 dy = dy * self.masks[f"dropout_l{layer + 1}"]
             dy = _rows(dy)
             y = saved.pop()
-            through = layer > 0 or of_input
             dx: Tensor | None = None
-            kept = [saved.pop() for _ in range(spec.directions)][::-1]
+            kept = [saved.pop() for _ in walks][::-1]
             x = saved.pop()
-            for k in reversed(range(layer * spec.directions, (layer + 1) * spec.directions)):
-                kind = self._kind(k)
-                keep = plans.needed(spec, kind)
-                if self.keep is not None:
-                    keep = keep.union(plans.values(spec, kind.masks).values())
-                plan = plans.plan(spec, spec.walks[k], Kind(kind.masks, kind.ragged, keep, True, through, of_weights))
-                at -= len(plan.names)
-                own = [_whole(weight) for weight in weights[at : at + len(plan.names)]]
+            inputs = [x.data_ptr(), x.stride(0), x.stride(1), y.data_ptr(), y.stride(0), y.stride(1)]
+            for plan in reversed(walks):
+                k -= 1
+                own = slice(at := at - len(plan.names), at + len(plan.names))
                 wide = plan.sums[""][1]
                 sums = x.new_zeros(batch, wide) if wide else None
                 part = x.new_empty(x.shape) if ragged is None else x.new_zeros(x.shape)
-                inputs = [x.data_ptr(), x.stride(0), x.stride(1), y.data_ptr(), y.stride(0), y.stride(1)]
-                inputs += kept[k % spec.directions].data_ptr(), 0, 0, dy.data_ptr(), dy.stride(0), dy.stride(1)
-                inputs += part.data_ptr(), part.stride(0), part.stride(1)
-                inputs += 0 if sums is None else sums.data_ptr(), 0, wide
-                first, carry, last = (self._states(tensors, k) for tensors in (states, d_final, d_first))
-                for ends in (first, carry):
-                    for j in range(0, len(ends), 2):
-                        inputs += ends[j], 0, ends[j + 1]
-                inputs += self._inputs(plan, self._own[k], own)
-                found = gradients[at : at + len(plan.names)]
-                for gradient in found:
-                    inputs += 0 if gradient is None else gradient.data_ptr(), 0, 0
-                ends = []
-                for j in range(0, len(carry), 2):
-                    ends += *carry[j : j + 2], *last[j : j + 2]
-                self._go(plan, inputs, ends, own)
-                if of_weights:
-                    plan.finish(sums, [gradient for gradient in found if gradient is not None])
+                given = [*inputs, kept.pop().data_ptr(), 0, 0, dy.data_ptr(), dy.stride(0), dy.stride(1)]
+                given += (
+                    part.data_ptr(),
+                    part.stride(0),
+                    part.stride(1),
+                    0 if sums is None else sums.data_ptr(),
+                    0,
+                    wide,
+                )
+                ends = self._ends(k, states, d_final, d_first)
+                self._go(plan, given, ends, weights[own], addresses[own], places[own])
                 dx = part if dx is None else dx + part
             assert dx is not None
             dy = dx + behind if spec.residual and layer else dx
-        return [dy if of_input else None, *d_first, *gradients]
+        found: Sequence[Tensor | None] = gradients or [None] * len(weights)
+        return [dy if of_input else None, *d_first, *found]
 
     def reference(self, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
         """The same by the reference: for derivatives of derivatives."""
@@ -483,10 +455,9 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-def _empty(like: Tensor) -> Tensor:
-    """A new tensor of that shape; a large one in memory that the core keeps, because fresh pages cost time."""
-    shape, count = like.shape, like.numel()
-    return like.new_empty(shape) if count < LARGE else _core.empty(count).view(shape)
+def _empty(like: Tensor, count: int) -> Tensor:
+    """So many new floats; many of them in memory that the core keeps, because fresh pages cost time."""
+    return like.new_empty(count) if count < LARGE else _core.empty(count)
 
 
 LARGE = 1 << 16

@@ -6,7 +6,7 @@ import functools
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -44,17 +44,38 @@ def needed(spec: Spec, kind: Kind) -> frozenset[str]:
     return frozenset(programs(spec, replace(kind, keep=frozenset(), backward=True)).kept)
 
 
-@functools.lru_cache(maxsize=1024)
 def values(spec: Spec, masks: frozenset[str]) -> dict[str, str]:
     """The named values of a step, and the names under which programs keep them."""
     graph = Graph(spec, masks)
     return {name: graph.names[value] for name, value in graph.values.items()}
 
 
-@functools.lru_cache(maxsize=4096)
-def plan(spec: Spec, walk: Walk, kind: Kind) -> Plan:
-    """The plan of a layer in one direction."""
-    return Plan(spec, walk, kind)
+def _kind(spec: Spec, walk: Walk, masks: frozenset[str], ragged: bool, saves: bool, shows: bool) -> Kind:
+    """The kind of a walk forward. `saves`: it keeps what backward needs; `shows`: every named value."""
+    kinds = ("recurrent", "candidate", *(f"zoneout_{name}" for name in spec.definition.states))
+    own = frozenset(kind for kind in kinds if kind + walk.suffix in masks)
+    keep = needed(spec, Kind(own, ragged)) if saves else frozenset()
+    return Kind(own, ragged, keep.union(values(spec, own).values()) if shows else keep)
+
+
+@functools.lru_cache(maxsize=1024)
+def forward(spec: Spec, masks: frozenset[str], ragged: bool, saves: bool, shows: bool) -> list[list[Plan]]:
+    """The plans of each layer's directions. `masks`: the names that a run has, as in `Spec.masks`."""
+    found = [Plan(spec, walk, _kind(spec, walk, masks, ragged, saves, shows)) for walk in spec.walks]
+    return [found[k : k + spec.directions] for k in range(0, len(found), spec.directions)]
+
+
+@functools.lru_cache(maxsize=1024)
+def backward(
+    spec: Spec, masks: frozenset[str], ragged: bool, shows: bool, of_input: bool, of_weights: bool
+) -> list[list[Plan]]:
+    """The plans of each layer's directions, for what `forward` has saved. The first layer may need no `of_input`."""
+    kinds = [(walk, _kind(spec, walk, masks, ragged, True, shows)) for walk in spec.walks]
+    found = [
+        Plan(spec, walk, replace(kind, backward=True, of_input=of_input or walk.layer > 0, of_weights=of_weights))
+        for walk, kind in kinds
+    ]
+    return [found[k : k + spec.directions] for k in range(0, len(found), spec.directions)]
 
 
 class Plan:
@@ -66,16 +87,18 @@ class Plan:
 
     def __init__(self, spec: Spec, walk: Walk, kind: Kind) -> None:
         made = programs(spec, kind)
-        self.walk, self._program = walk, made
+        self.walk = walk
         self._shapes = {n: shape for n, shape in spec.shapes(walk).items() if not n.startswith("initial_")}
         self.names = list(self._shapes)
+        self._rows = {n: shape[0] // max(1, len(spec.blocks(n))) for n, shape in self._shapes.items()}  # of a block
+        self.shown = values(spec, kind.masks)
         state = spec.state_sizes(walk)["h"]
         sizes = {"I": walk.input_size, "H": walk.hidden_size, "P": state, "Q": spec.nonrecurrent_proj_size}
         self._widths = [sizes[array.width] for array in made.arrays]
         forward = programs(spec, replace(kind, backward=False)) if kind.backward else made
         self.kept = self._stack(forward, sizes, forward.kept)
         self.sums = self._stack(made, sizes, [made.arrays[place].name for _, place in made.vectors])
-        self.masks = sorted(kind.masks)
+        self.masks = sorted(kind.masks)  # without the suffix of the walk
         states = list(spec.definition.states)
         masks = ["mask_" + name for name in self.masks]
         first = [name + "_prev" for name in states]
@@ -91,9 +114,9 @@ class Plan:
         weights = [b for p in self._products for blocks in (*p.weights, *p.biases) for b in blocks]
         self._weights = [self.names.index(name) for name in dict.fromkeys(block.parameter for block in weights)]
         sources = sorted(made.outer, key=lambda outer: outer.source)
-        self._biases = {place: block for block, place in reversed(made.sums)}
+        biases = {place: block for block, place in reversed(made.sums)}
         outers = [(o.adjoint, o.source, *self._gradient(o.block)) for o in sources]
-        outers += [(place, -1, *self._gradient(block)) for place, block in self._biases.items()]
+        outers += [(place, -1, *self._gradient(block)) for place, block in biases.items()]
         lowest = [o.to for s in made.sections if isinstance(s, Pointwise) for o in s.operations]
         self.core = _core.Plan(
             arrays=[(KINDS.index(a.kind), a.of, w) for a, w in zip(made.arrays, self._widths, strict=True)],
@@ -101,6 +124,12 @@ class Plan:
             sections=[[self._section(s) for s in part] for part in (made.before, made.loop, made.after)],
             states=made.states,
             outers=outers,
+            copies=[
+                (*self._gradient(block)[:2], *self._gradient(biases[place])[:2], self._rows[block.parameter])
+                for block, place in made.sums
+                if block != biases[place]
+            ],
+            vectors=[(place, *self._gradient(block)[:2]) for block, place in made.vectors],
             temporaries=max(0, -min(lowest, default=0)),
             backward=kind.backward,
         )
@@ -129,21 +158,17 @@ class Plan:
             return at("sums"), self.sums[name][0], 0, False
         parameter, bracket, rest = name.partition("[")
         if bracket and parameter in self.names and array.kind == "time":
-            return at(parameter), int(rest[:-1]) * self._rows(parameter), 0, False
+            return at(parameter), int(rest[:-1]) * self._rows[parameter], 0, False
         # The core's own, or found through another array.
         assert array.kind in ("chunk", "pair", "before") or name.startswith("d "), array
         return -1, 0, 0, False
-
-    def _rows(self, parameter: str) -> int:
-        """Rows of a block: the units that it is for."""
-        return self._shapes[parameter][0] if parameter in ("weight_hr", "weight_hp") else self.walk.hidden_size
 
     def _columns(self, parameter: str) -> int:
         return self._shapes[parameter][1] if len(self._shapes[parameter]) > 1 else 1
 
     def _gradient(self, block: Block) -> tuple[int, int, int]:
         columns = self._columns(block.parameter)
-        place = block.k * self._rows(block.parameter) * columns
+        place = block.k * self._rows[block.parameter] * columns
         return self._order.index("d " + block.parameter), place, columns
 
     def _section(self, s: Section) -> tuple[Any, ...]:
@@ -165,22 +190,29 @@ class Plan:
         """
         if not self._products:
             return []
-        mark: Any = addresses
-        if not once:
-            # Not the tensors' version counters: what writes through `.data` leaves them as they are.
-            mark = _core.fingerprint([(addresses[k], parameters[k].numel()) for k in self._weights], threads)
         owner = parameters[self._weights[0]]
         key = (id(owner), once, self)
         found = _packed.get(key)
-        if found is None or found[1] != mark or found[0]() is not owner or found[2] != _core.isa():
+        if found is not None and (found.owner() is not owner or found.isa != _core.isa()):
+            found = None
+        content: Any = addresses
+        versions: list[int] = []
+        if not once:
+            # A version that is new tells of a change, and a training step need not look. One that is not tells nothing:
+            # what writes through `.data` leaves it as it is.
+            versions = [-1 if (weight := parameters[k]).is_inference() else weight._version for k in self._weights]
+            content = None
+            if found is None or found.versions == versions:
+                content = _core.fingerprint([(addresses[k], parameters[k].numel()) for k in self._weights], threads)
+        if found is None or found.versions != versions or found.content != content:
             packed = [self._pack(product, addresses, not once, threads) for product in self._products]
-            found = weakref.ref(owner, lambda _: _packed.pop(key, None)), mark, _core.isa(), packed
-            _packed[key] = found
-        return found[3]
+            reference = weakref.ref(owner, lambda _: _packed.pop(key, None))
+            found = _packed[key] = _Kept(reference, _core.isa(), versions, content, packed)
+        return found.packed
 
     def _pack(self, product: Product, addresses: Sequence[int], panels: bool, threads: int) -> _core.Packed:
         def address(block: Block) -> int:
-            place = block.k * self._rows(block.parameter) * self._columns(block.parameter)
+            place = block.k * self._rows[block.parameter] * self._columns(block.parameter)
             return addresses[self.names.index(block.parameter)] + place * FLOAT
 
         def weight(block: Block) -> tuple[int, int, int]:
@@ -196,21 +228,15 @@ class Plan:
             threads=threads,
         )
 
-    def finish(self, sums: Tensor | None, gradients: Sequence[Tensor]) -> None:
-        """What the core leaves: the gradients of vectors, and of biases that have one with another."""
 
-        def part(block: Block) -> Tensor:
-            rows = self._rows(block.parameter)
-            return gradients[self.names.index(block.parameter)][block.k * rows : (block.k + 1) * rows]
+class _Kept(NamedTuple):
+    """Packed weights, and for which weights they are."""
 
-        for block, place in self._program.sums:
-            if block != self._biases[place]:
-                part(block).copy_(part(self._biases[place]))
-        if sums is not None:
-            total = sums.sum(0)
-            for block, place in self._program.vectors:
-                at, width = self.sums[self._program.arrays[place].name]
-                part(block).copy_(total[at : at + width])
+    owner: weakref.ref[Tensor]
+    isa: str
+    versions: list[int]
+    content: Any  # None: nobody has looked
+    packed: list[_core.Packed]
 
 
-_packed: dict[Any, tuple[weakref.ref[Tensor], Any, str, list[_core.Packed]]] = {}
+_packed: dict[Any, _Kept] = {}
