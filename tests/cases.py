@@ -1,4 +1,4 @@
-"""The one list of cases, for tests and benchmarks: spec strings, and random numbers to run them on."""
+"""The one list of cases for tests: spec strings, and random numbers to run them on."""
 
 from __future__ import annotations
 

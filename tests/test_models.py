@@ -286,9 +286,9 @@ def test_table_of_a_unit():
     assert lines[1].split()[:3] == ["1", "1", "1.5"] and len(lines) == 3
     assert lines[2].split()[:2] == ["2", "-1"]
     assert len({len(line) for line in lines}) == 1
-    with pytest.raises(IndexError, match=r"^unit 2: layer 0 has 2, from 0$"):
+    with pytest.raises(IndexError, match=r"^unit 2: layer 0 of this trace has 0 to 1$"):
         trace.table(unit=2)
-    with pytest.raises(IndexError, match=r"^sequence 1: this trace has 1, numbered from 0$"):
+    with pytest.raises(IndexError, match=r"^sequence 1: this trace has 0 to 0$"):
         trace.table(sequence=1)
 
 

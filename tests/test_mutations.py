@@ -20,6 +20,7 @@ import torch
 from cases import ACTIVATIONS, ALONE, COMBINATIONS, DEFAULTS, FUNCTIONS, REFUSED, problems
 
 import openlstm
+from openlstm.arguments import Keep
 from openlstm.spec import Spec
 
 # What no test can notice, and why.
@@ -355,9 +356,9 @@ class Checks:
             assert spec.parameters == p.spec.parameters and list(spec.parameters) == list(p.spec.parameters)
             assert spec.state_names == p.spec.state_names
             assert spec.masks(3, 3).keys() == p.spec.masks(3, 3).keys()
-            found = {}
-            result, last = copy["backends.reference"].forward(spec, *arguments, found)
-            found |= {"y": result, **{"last " + name: value for name, value in last.items()}}
+            keep = Keep()
+            result, last = copy["backends.reference"].forward(spec, *arguments, keep)
+            found = keep.values | {"y": result, **{"last " + name: value for name, value in last.items()}}
             assert found.keys() == expected.keys()
             for name, value in expected.items():
                 assert found[name].shape == value.shape

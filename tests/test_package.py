@@ -51,9 +51,13 @@ def test_type_checkers_see_the_public_names():
 
 
 def imports(path):
-    """The modules of openlstm that a file imports at its top, or inside a function."""
+    """The modules of openlstm that a file imports at its top, or inside a function, and not for type checkers alone."""
     package = ["openlstm", *path.relative_to(SOURCE).parent.parts]
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
             names = [base] if len(base) > 1 else [[*base, alias.name] for alias in node.names]

@@ -29,6 +29,7 @@ from cases import (
 
 import openlstm.backends
 from openlstm import cells
+from openlstm.arguments import Keep
 from openlstm.backends.reference import Torch
 from openlstm.cells import CELLS
 from openlstm.spec import _FIELDS, Spec
@@ -101,15 +102,15 @@ def test_refused(case):
 def test_against_the_formulas(case, dtype, backend):
     for name, p in problems(case, dtype=dtype):
         y, final, named = oracle.forward(*p.numpy())
-        keep = {}
+        keep = Keep()
         given, last = run(backend, p, keep=keep)
         assert given.dtype == dtype and list(last) == list(p.spec.state_names)
         same(given, y, TOLERANCE[dtype], name)
         for key, value in final.items():
             same(last[key], value, TOLERANCE[dtype], f"{name} {key}")
-        assert set(keep) == set(named), name
+        assert set(keep.values) == set(named), name
         for key, value in named.items():
-            same(keep[key], value, TOLERANCE[dtype], f"{name} {key}")
+            same(keep.values[key], value, TOLERANCE[dtype], f"{name} {key}")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -6,6 +6,7 @@ Messages that begin like torch.nn's are torch.nn's own, so that code and tests w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +15,24 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import _core
 from .spec import Spec
+
+
+@dataclass(eq=False)
+class Keep:
+    """Which named values a run shall keep, and then these: (T, B, n) each, NaN past a sequence's end.
+
+    Names have the layer's suffix. `slopes` are the derivatives of the loss by the values; they come with backward.
+    """
+
+    names: frozenset[str] | None = None  # None: all
+    gradients: bool = False
+    values: dict[str, Tensor] = field(default_factory=dict)
+    slopes: dict[str, Tensor] = field(default_factory=dict)
+
+    def wants(self, name: str) -> bool:
+        """Shall a value be kept."""
+        return self.names is None or name in self.names
+
 
 State = Any  # (h, c) for the LSTM, h for GRU and RNN; tuples of layers where layers differ in size
 

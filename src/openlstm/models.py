@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import file
-from .arguments import State
+from .arguments import Keep, State
 from .nn import MODULES, Recurrent, RecurrentCell, of
 from .spec import Spec
-from .tracing import Trace
+from .tracing import Some, Trace, all_names, chosen
 
 TORCH_LAYERS: dict[type[nn.Module], str] = {nn.LSTM: "lstm", nn.GRU: "gru", nn.RNN: "rnn"}  # the cell of each
 _SHARED = ("bias", "batch_first", "dropout", "bidirectional")  # attributes that all three have, and a Spec too
@@ -100,52 +101,151 @@ def convert(module: nn.Module, undo: bool = False) -> Any:
 
 def trace(
     module: nn.Module,
-    input: Tensor | PackedSequence,
+    input: Tensor | PackedSequence | None = None,
     hx: State = None,
     *,
     lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
-) -> Trace:
-    """Every pre-activation, gate, memory and output of one run, by name.
+    names: str | Iterable[str] | None = None,
+    layers: Some = None,
+    steps: Some = None,
+    sequences: Some = None,
+    units: Some = None,
+    gradients: bool = False,
+) -> Any:
+    """Every pre-activation, gate, memory and output of a run, by name: a `Trace` of a layer's run on an input.
 
-    The values are the ones that this run computed with, also in training, where masks are drawn. Arguments are those of
-    the module's forward; the module is one of openlstm or a torch.nn.LSTM, GRU or RNN.
+    The values are the ones that this run computed with, also in training, where masks are drawn. The module is a layer
+    of openlstm or a torch.nn.LSTM, GRU or RNN; input, hx, lengths and reset are those of its forward.
+
+    Without an input: a context for any model that has openlstm's layers or cells inside. What they compute while it is
+    open is traced, whoever calls them: `with openlstm.trace(model) as run: model(x)`, then run["encoder"] is the trace
+    of the last run of the layer of that name, and run.traces has all. With `gradients=True` traces also have the
+    derivatives of the loss by every value, once backward has run.
+
+    names, layers, steps, sequences, units: what to keep, as `Trace.select` takes it, so that memory is bounded.
+    Errors: TypeError, ValueError, KeyError, IndexError.
 
     >>> t = trace(nn.LSTM(3, 4), torch.zeros(7, 2, 3))
     >>> list(t)
     ['z_i_l0', 'z_f_l0', 'z_g_l0', 'z_o_l0', 'i_l0', 'f_l0', 'g_l0', 'c_l0', 'o_l0', 'h_l0']
     >>> t["c"].shape, t.dims
     ((7, 2, 4), ('time', 'batch', 'unit'))
+    >>> model = accelerate(nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 4)))
+    >>> with trace(model, names="c", gradients=True) as run:
+    ...     model(torch.zeros(7, 2, 3))[0].sum().backward()
+    >>> run["1"].gradients["c_l0"].shape
+    (7, 2, 4)
     """
+    options = {"names": names, "layers": layers, "steps": steps, "sequences": sequences, "units": units}
+    if input is None:
+        if hx is not None or lengths is not None or reset is not None:
+            raise TypeError("trace has hx, lengths or reset, but no input: give it, or none of them for a context")
+        return Watch(module, options, gradients)
+    if gradients:
+        raise ValueError("gradients=True needs a loss: open a context, `with openlstm.trace(model, gradients=True)`")
     layer: Any = module
     if not isinstance(module, Recurrent) or isinstance(module, RecurrentCell):
         if type(module) not in TORCH_LAYERS:
             raise TypeError(
                 f"trace takes a recurrent layer of openlstm or torch.nn, got {type(module).__name__}. "
-                "Give one that is inside this model, and whole layers instead of cells"
+                "Give one that is inside this model, or leave out the input and open a context: "
+                "`with openlstm.trace(model) as run`"
             )
         layer = convert(module)
-    record: dict[str, Any] = {}
-    with torch.no_grad():
-        layer(input, hx, lengths=lengths, reset=reset, _record=record)
-    # A PackedSequence is computed longest first; here its sequences stand as they were packed.
-    order = input.unsorted_indices if isinstance(input, PackedSequence) else None
-
-    def array(tensor: Tensor, batch_dim: int = 1) -> Any:
-        return _numpy(tensor if order is None else tensor.index_select(batch_dim, order))
-
-    return Trace(
-        layer.spec,
-        array(record["x"]),
-        {name: array(state, 0) for name, state in record["initial"].items()},
-        {name: array(tensor) for name, tensor in record["values"].items()},
-        array(record["output"]),
-    )
+    with torch.no_grad(), Watch(layer, options, False) as run:
+        layer(input, hx, lengths=lengths, reset=reset)
+    return run[""]
 
 
-def _numpy(tensor: Tensor) -> Any:
-    tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy().copy()
+class Watch:
+    """The context that `trace` opens. `traces`: by the name of a layer in the model, one for each of its runs."""
+
+    def __init__(self, model: nn.Module, options: Mapping[str, Any], gradients: bool) -> None:
+        self._layers = {name: module for name, module in model.named_modules() if isinstance(module, Recurrent)}
+        self._names = {module: name for name, module in self._layers.items()}
+        self._options, self._gradients = options, gradients
+        self._runs: dict[str, list[tuple[Trace, Keep, Tensor | None]]] = {name: [] for name in self._layers}
+        if not self._layers:
+            others = any(isinstance(module, tuple(TORCH_LAYERS)) for module in model.modules())
+            more = ": call openlstm.accelerate(model) first, which swaps torch's" if others else ""
+            raise TypeError(f"{type(model).__name__} has no recurrent layer of openlstm{more}")
+        asked = options["names"], options["layers"]
+        for module in self._layers.values():
+            chosen(module.spec, all_names(module.spec), *asked)  # what is wrong is said now
+
+    def __enter__(self) -> Watch:
+        for name, module in self._layers.items():
+            if "_watch" in vars(module):
+                raise RuntimeError(f"'{name}' is traced already: leave that context first")
+        for module in self._layers.values():
+            module.__dict__["_watch"] = self
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for module in self._layers.values():
+            module.__dict__.pop("_watch", None)
+
+    def __getitem__(self, name: str) -> Trace:
+        """The trace of the last run of the layer of that name; "" is a model that is itself one."""
+        if name not in self._layers:
+            raise KeyError(f"no layer '{name}' in this model: expected one of {', '.join(map(repr, self._layers))}")
+        if not self._runs[name]:
+            raise KeyError(f"the layer '{name}' has not run while it was traced")
+        return self._trace(*self._runs[name][-1])
+
+    @property
+    def traces(self) -> dict[str, list[Trace]]:
+        """The traces of all runs."""
+        return {name: [self._trace(*run) for run in runs] for name, runs in self._runs.items()}
+
+    def _trace(self, trace: Trace, keep: Keep, order: Tensor | None) -> Trace:
+        if not keep.slopes:
+            return trace
+        slopes = {name: _numpy(keep.slopes[name], order) for name in trace.arrays}
+        return replace(trace, gradients={name: trace.part(slope) for name, slope in slopes.items()})
+
+    # What the layers call.
+
+    def keep(self, spec: Spec) -> Keep:
+        """What a run of this spec shall keep."""
+        if self._options["names"] is None and self._options["layers"] is None:
+            return Keep(None, self._gradients)
+        names = chosen(spec, all_names(spec), self._options["names"], self._options["layers"])
+        return Keep(frozenset(names), self._gradients)
+
+    def take(
+        self,
+        module: Recurrent,
+        x: Tensor,
+        initial: Mapping[str, Tensor],
+        keep: Keep,
+        output: Tensor,
+        packed: PackedSequence | None,
+    ) -> None:
+        """Puts down what a run has kept."""
+        # A PackedSequence is computed longest first; here its sequences stand as they were packed.
+        order = None if packed is None else packed.unsorted_indices
+        trace = Trace(
+            module.spec,
+            _numpy(x, order).copy(),  # whoever called may write there again
+            {name: _numpy(state, order, 0).copy() for name, state in initial.items()},
+            {name: _numpy(keep.values[name], order) for name in all_names(module.spec) if name in keep.values},
+            _numpy(output, order).copy(),
+        )
+        some = {what: self._options[what] for what in ("steps", "sequences", "units")}
+        if any(choice is not None for choice in some.values()):
+            trace = trace.select(**some)
+        for array in trace.arrays.values():
+            array.flags.writeable = False  # backward may still read it
+        self._runs[self._names[module]].append((trace, keep if self._gradients else Keep(), order))
+
+
+def _numpy(tensor: Tensor, order: Tensor | None = None, batch_dim: int = 1) -> Any:
+    """As an array on the CPU, of a type that numpy has, with the sequences in another order."""
+    tensor = tensor.detach() if order is None else tensor.detach().index_select(batch_dim, order)
+    tensor = tensor.cpu()
+    return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
 
 
 def save(module: Recurrent, path: str | os.PathLike[str]) -> None:

@@ -72,6 +72,7 @@ class Recurrent(nn.Module):
     spec: Spec
     title: ClassVar[str] = "RNN"  # in messages
     _noun: ClassVar[str] = ""  # torch.nn's messages differ in it
+    _watch: Any = None  # what models.trace sets
 
     def __init__(self, spec: Spec, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
@@ -177,7 +178,6 @@ class Recurrent(nn.Module):
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
-        _record: dict[str, Any] | None = None,  # for models.trace
     ) -> tuple[Any, State]:
         """The output of the last layer at every step, and the final states.
 
@@ -188,13 +188,17 @@ class Recurrent(nn.Module):
         reset: booleans, laid out as the input without its last dimension; true where a new sequence begins. States
         return to the initial ones before such a step; backwards before the step that precedes it.
         """
-        return self._run(input, hx, lengths, reset, _record)
+        return self._run(input, hx, lengths, reset)
 
-    def _run(
-        self, given: Any, hx: State, lengths: Any, reset: Any, record: dict[str, Any] | None = None
-    ) -> tuple[Any, State]:
+    def _run(self, given: Any, hx: State, lengths: Any, reset: Any) -> tuple[Any, State]:
+        watch = self._watch
+        if watch is not None and torch.compiler.is_compiling():
+            return torch.compiler.disable(self._compute)(given, hx, lengths, reset, watch)  # type: ignore
+        return self._compute(given, hx, lengths, reset, watch)
+
+    def _compute(self, given: Any, hx: State, lengths: Any, reset: Any, watch: Any) -> tuple[Any, State]:
         spec = self.spec
-        if lengths is None and reset is None and record is None and type(given) is Tensor:
+        if lengths is None and reset is None and watch is None and type(given) is Tensor:
             weights = [weight for name in self._names if (weight := self._parameters.get(name)) is not None]
             if len(weights) == len(self._names):  # a parametrization would compute one
                 quick = backends.quick(spec, given, hx, weights, self.training)
@@ -233,11 +237,11 @@ class Recurrent(nn.Module):
         if dtype != x.dtype or any(p.dtype != dtype for p in (*parameters.values(), *states.values())):
             x = x.to(dtype)
             parameters, states = ({k: v.to(dtype) for k, v in tensors.items()} for tensors in (parameters, states))
-        keep: dict[str, Tensor] | None = None if record is None else {}
+        keep = None if watch is None else watch.keep(spec)
         with backends.plain(x):
             y, final = backends.layers(spec, x, parameters, states, lengths, reset, masks, keep)
-        if record is not None:
-            record.update(x=x, initial=states, values=keep, output=y)
+        if watch is not None:
+            watch.take(self, x, states, keep, y, packed)
         if packed is not None:
             assert lengths is not None
             data = pack_padded_sequence(y, lengths.cpu(), enforce_sorted=True).data

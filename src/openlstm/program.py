@@ -69,11 +69,17 @@ def forward(spec: Spec, masks: frozenset[str], keep: frozenset[str] = frozenset(
 
 
 def backward(
-    spec: Spec, masks: frozenset[str], ragged: bool, of_input: bool = True, of_weights: bool = True
+    spec: Spec,
+    masks: frozenset[str],
+    ragged: bool,
+    of_input: bool = True,
+    of_weights: bool = True,
+    slopes: frozenset[str] = frozenset(),
 ) -> Program:
     """The derivatives of one step. `kept` are the arrays that it wants of forward.
 
-    Its arrays: those, dy and dy2, `carry_<state>` (the derivative by the new state), `d_<state>_prev`, dx, own ones.
+    Its arrays: those, dy and dy2, `carry_<state>` (the derivative by the new state), `d_<state>_prev`, dx, `slope
+    <name>` (the derivative by a named value in `slopes`), and own ones.
     """
     graph, program = Graph(spec, masks), Program()
     low = Lowering(graph, program)
@@ -107,6 +113,9 @@ def backward(
                 (after if graph.ahead(node) and node not in boundary else loop).append((value, adjoint_at[value]))
     for (_, out), name in zip(program.states, graph.new, strict=True):
         loop.append((found.get(graph.previous[name], zero), out))
+    for name in sorted(slopes):
+        node = graph.values[name]
+        loop.append((found.get(node, zero), low.array(f"slope {name}", graph.width(node))))
     if of_input:
         after.append((found[graph.x], low.array("dx", "I")))
     sums: dict[bool, list[tuple[Sym, int]]] = {False: [], True: []}

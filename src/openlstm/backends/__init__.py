@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import Keep
 from ..spec import Spec
 from . import cpu, reference
 
@@ -88,7 +89,7 @@ def layers(
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
     masks: Mapping[str, Tensor] | None = None,
-    keep: dict[str, Tensor] | None = None,
+    keep: Keep | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """All layers over all steps by the backend in use: see `reference.forward` for arguments and result."""
     masks = masks or {}

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .. import _core
+from ..arguments import Keep
 from ..spec import Spec
 from . import plans, reference
 
@@ -98,7 +99,7 @@ def forward(
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
     masks: Mapping[str, Tensor] | None = None,
-    keep: dict[str, Tensor] | None = None,
+    keep: Keep | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """All layers over all steps: see `reference.forward` for arguments and result."""
     masks = masks or {}
@@ -109,7 +110,7 @@ def forward(
         wide = [{name: tensor.float() for name, tensor in group.items()} for group in (parameters, states, masks)]
         y, final = forward(spec, x.float(), wide[0], wide[1], lengths, reset, wide[2], keep)
         if keep is not None:
-            keep |= {name: kept.to(x.dtype) for name, kept in keep.items()}
+            keep.values |= {name: kept.to(x.dtype) for name, kept in keep.values.items()}
         return y.to(x.dtype), {name: state.to(x.dtype) for name, state in final.items()}
 
     ragged = None if lengths is None and reset is None else _Ragged.of(time, batch, lengths, reset)
@@ -131,8 +132,6 @@ def forward(
     if ragged is not None and ragged.back is not None:
         y = y.index_select(1, ragged.back)
         final = {name: state.index_select(0, ragged.back) for name, state in final.items()}
-        if keep is not None:
-            keep |= {name: kept.index_select(1, ragged.back) for name, kept in keep.items()}
     return y, final
 
 
@@ -200,7 +199,7 @@ class _Step:
         self.owner = weakref.ref(weights[0], lambda _: _steps.pop(key, None))
         self.layers: list[list[tuple[_core.Plan, list[_core.Packed], list[int]]]] = []
         at = 0
-        for walks in plans.forward(spec, frozenset(), False, False, False):
+        for walks in plans.forward(spec, frozenset(), False, False, frozenset()):
             self.layers.append([])
             for plan in walks:
                 own = slice(at, at := at + len(plan.names))
@@ -247,12 +246,16 @@ class _Run:
         batch: int,
         ragged: _Ragged | None = None,
         masks: Mapping[str, Tensor] | None = None,
-        keep: dict[str, Tensor] | None = None,
+        keep: Keep | None = None,
     ) -> None:
         self.spec, self.time, self.batch, self.ragged, self.keep = spec, time, batch, ragged, keep
         self.masks = {name: _rows(mask) for name, mask in masks.items()} if masks else {}
         self.threads = THREADS or torch.get_num_threads()
         self._marks: dict[bool, tuple[Tensor, Tensor]] = {}
+        self.kinds = frozenset(self.masks)
+        self.shows: frozenset[str] = frozenset()
+        if keep is not None:
+            self.shows = frozenset(filter(keep.wants, plans.named(spec, self.kinds)))
 
     def __call__(self, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
         """The output and the final states, laid out as the states."""
@@ -301,6 +304,29 @@ class _Run:
                     found += tensor.data_ptr(), tensor.stride(0)
         return found
 
+    def _room(self, x: Tensor, arrays: Mapping[str, tuple[int, int]]) -> Tensor:
+        """Memory for arrays over all steps. What is looked at is NaN past the end of a sequence."""
+        room = _empty(x, self.time * self.batch * arrays[""][1])
+        return room.fill_(torch.nan) if self.ragged is not None and self.keep is not None else room
+
+    def _shown(
+        self, plan: plans.Plan, room: Tensor, arrays: Mapping[str, tuple[int, int]], names: Mapping[str, str]
+    ) -> dict[str, Tensor]:
+        """What of these arrays is to be looked at, under names with the suffix, in the order of the batch."""
+        found: dict[str, Tensor] = {}
+        steps = self.time * self.batch
+        for name, own in names.items():
+            if own in arrays and name + plan.walk.suffix in self.shows:
+                at, width = arrays[own]
+                array = room[steps * at : steps * (at + width)].view(self.time, self.batch, width)
+                found[name + plan.walk.suffix] = self._as_given(array)
+        return found
+
+    def _as_given(self, array: Tensor) -> Tensor:
+        """With the sequences (T, B, n) in the order in which they came."""
+        back = None if self.ragged is None else self.ragged.back
+        return array if back is None else array.index_select(1, back)
+
     def forward(
         self, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], saved: list[Tensor] | None
     ) -> list[Tensor]:
@@ -310,7 +336,7 @@ class _Run:
         states = [_rows(state) for state in states]
         final = [state.clone() if ragged is not None else torch.empty_like(state) for state in states]
         addresses = [weight.data_ptr() for weight in weights]
-        stack = plans.forward(spec, frozenset(self.masks), ragged is not None, saved is not None, keep is not None)
+        stack = plans.forward(spec, self.kinds, ragged is not None, saved is not None, self.shows)
         at = k = 0
         for layer, walks in enumerate(stack):
             wide = spec.output_size(layer)
@@ -320,16 +346,11 @@ class _Run:
             given = [x.data_ptr(), x.stride(0), x.stride(1), y.data_ptr(), batch * wide, wide]
             for plan in walks:
                 own = slice(at, at := at + len(plan.names))
-                kept = _empty(x, time * batch * plan.kept[""][1])
-                if ragged is not None and keep is not None:
-                    kept.fill_(torch.nan)
+                kept = self._room(x, plan.kept)
                 place = kept.data_ptr(), 0, 0
                 self._go(plan, [*given, *place], self._ends(k, states, final), weights[own], addresses[own])
                 if keep is not None:
-                    for name, shown in plan.shown.items():
-                        first, width = plan.kept[shown]
-                        flat = kept[time * batch * first : time * batch * (first + width)]
-                        keep[name + plan.walk.suffix] = flat.view(time, batch, width)
+                    keep.values |= self._shown(plan, kept, plan.kept, plan.shown)
                 if saved is not None:
                     saved.append(kept)
                 k += 1
@@ -361,9 +382,8 @@ class _Run:
         gradients = [_empty(weight, weight.numel()).view(weight.shape) for weight in weights] if of_weights else []
         places = [gradient.data_ptr() for gradient in gradients]
         addresses = [weight.data_ptr() for weight in weights]
-        stack = plans.backward(
-            spec, frozenset(self.masks), ragged is not None, self.keep is not None, of_input, of_weights
-        )
+        looks = self.keep is not None and self.keep.gradients
+        stack = plans.backward(spec, self.kinds, ragged is not None, self.shows, of_input, of_weights, looks)
         at, k = len(weights), len(spec.walks)
         for layer, walks in reversed([*enumerate(stack)]):
             behind = dy
@@ -382,23 +402,24 @@ class _Run:
                 sums = x.new_zeros(batch, wide) if wide else None
                 part = x.new_empty(x.shape) if ragged is None else x.new_zeros(x.shape)
                 given = [*inputs, kept.pop().data_ptr(), 0, 0, dy.data_ptr(), dy.stride(0), dy.stride(1)]
-                given += (
-                    part.data_ptr(),
-                    part.stride(0),
-                    part.stride(1),
-                    0 if sums is None else sums.data_ptr(),
-                    0,
-                    wide,
-                )
+                given += part.data_ptr(), part.stride(0), part.stride(1)
+                given += 0 if sums is None else sums.data_ptr(), 0, wide
+                slopes = self._room(x, plan.slopes)
+                given += slopes.data_ptr(), 0, 0
                 ends = self._ends(k, states, d_final, d_first)
                 self._go(plan, given, ends, weights[own], addresses[own], places[own])
+                if self.keep is not None:
+                    shown = {name: f"slope {name}" for name in plan.shown}
+                    self.keep.slopes |= self._shown(plan, slopes, plan.slopes, shown)
                 dx = part if dx is None else dx + part
             assert dx is not None
             dy = dx + behind if spec.residual and layer else dx
         found: Sequence[Tensor | None] = gradients or [None] * len(weights)
         return [dy if of_input else None, *d_first, *found]
 
-    def reference(self, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+    def reference(
+        self, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], keep: Keep | None
+    ) -> list[Tensor]:
         """The same by the reference: for derivatives of derivatives."""
         spec = self.spec
         stacked = states[0].dim() == 3
@@ -417,6 +438,7 @@ class _Run:
             lengths,
             reset,
             self.masks,
+            keep,
         )
         found = [final[name] for name in names]
         if not stacked:
@@ -441,9 +463,12 @@ class _Function(torch.autograd.Function):
         x, states, weights = inputs[0], inputs[1 : 1 + ctx.count], inputs[1 + ctx.count :]
         wanted = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():  # create_graph: what comes out is differentiated again
-            results = run.reference(x, states, weights)
+            keep = Keep(run.keep.names, True) if run.keep is not None and run.keep.gradients else None
+            results = run.reference(x, states, weights, keep)
             leaves = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
             grads = torch.autograd.grad(results, leaves, gradients, create_graph=True, allow_unused=True)
+            if run.keep is not None and keep is not None:
+                run.keep.slopes |= {name: run._as_given(slope) for name, slope in keep.slopes.items()}
             found = iter(grads)
             return None, None, *(next(found) if want else None for want in wanted)
         of_weights = any(wanted[1 + ctx.count :])

@@ -28,6 +28,7 @@ class Kind:
     backward: bool = False
     of_input: bool = True
     of_weights: bool = True
+    slopes: frozenset[str] = frozenset()  # named values by which derivatives are wanted too
 
 
 @functools.lru_cache(maxsize=1024)
@@ -35,7 +36,7 @@ def programs(spec: Spec, kind: Kind) -> Program:
     """The program of a kind."""
     if not kind.backward:
         return program.forward(spec, kind.masks, kind.keep, kind.ragged)
-    return program.backward(spec, kind.masks, kind.ragged, kind.of_input, kind.of_weights)
+    return program.backward(spec, kind.masks, kind.ragged, kind.of_input, kind.of_weights, kind.slopes)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -50,39 +51,64 @@ def values(spec: Spec, masks: frozenset[str]) -> dict[str, str]:
     return {name: graph.names[value] for name, value in graph.values.items()}
 
 
-def _kind(spec: Spec, walk: Walk, masks: frozenset[str], ragged: bool, saves: bool, shows: bool) -> Kind:
-    """The kind of a walk forward. `saves`: it keeps what backward needs; `shows`: every named value."""
+@functools.lru_cache(maxsize=1024)
+def named(spec: Spec, masks: frozenset[str]) -> tuple[str, ...]:
+    """The names of all values of a run, with the layers' suffixes."""
+    return tuple(name + walk.suffix for walk in spec.walks for name in values(spec, _own(spec, walk, masks)))
+
+
+def _own(spec: Spec, walk: Walk, masks: frozenset[str]) -> frozenset[str]:
+    """The masks that a walk has of a run's, without the suffix."""
     kinds = ("recurrent", "candidate", *(f"zoneout_{name}" for name in spec.definition.states))
-    own = frozenset(kind for kind in kinds if kind + walk.suffix in masks)
+    return frozenset(kind for kind in kinds if kind + walk.suffix in masks)
+
+
+def _kind(spec: Spec, walk: Walk, masks: frozenset[str], ragged: bool, saves: bool, shows: frozenset[str]) -> Kind:
+    """The kind of a walk forward. `saves`: it keeps what backward needs; `shows`: and these named values."""
+    own = _own(spec, walk, masks)
     keep = needed(spec, Kind(own, ragged)) if saves else frozenset()
-    return Kind(own, ragged, keep.union(values(spec, own).values()) if shows else keep)
+    return Kind(own, ragged, keep | {shown for name, shown in values(spec, own).items() if name + walk.suffix in shows})
+
+
+def _layers(spec: Spec, found: list[Plan]) -> list[list[Plan]]:
+    return [found[k : k + spec.directions] for k in range(0, len(found), spec.directions)]
 
 
 @functools.lru_cache(maxsize=1024)
-def forward(spec: Spec, masks: frozenset[str], ragged: bool, saves: bool, shows: bool) -> list[list[Plan]]:
+def forward(spec: Spec, masks: frozenset[str], ragged: bool, saves: bool, shows: frozenset[str]) -> list[list[Plan]]:
     """The plans of each layer's directions. `masks`: the names that a run has, as in `Spec.masks`."""
-    found = [Plan(spec, walk, _kind(spec, walk, masks, ragged, saves, shows)) for walk in spec.walks]
-    return [found[k : k + spec.directions] for k in range(0, len(found), spec.directions)]
+    return _layers(spec, [Plan(spec, walk, _kind(spec, walk, masks, ragged, saves, shows)) for walk in spec.walks])
 
 
 @functools.lru_cache(maxsize=1024)
 def backward(
-    spec: Spec, masks: frozenset[str], ragged: bool, shows: bool, of_input: bool, of_weights: bool
+    spec: Spec,
+    masks: frozenset[str],
+    ragged: bool,
+    shows: frozenset[str],
+    of_input: bool,
+    of_weights: bool,
+    slopes: bool,
 ) -> list[list[Plan]]:
-    """The plans of each layer's directions, for what `forward` has saved. The first layer may need no `of_input`."""
-    kinds = [(walk, _kind(spec, walk, masks, ragged, True, shows)) for walk in spec.walks]
-    found = [
-        Plan(spec, walk, replace(kind, backward=True, of_input=of_input or walk.layer > 0, of_weights=of_weights))
-        for walk, kind in kinds
-    ]
-    return [found[k : k + spec.directions] for k in range(0, len(found), spec.directions)]
+    """The plans of each layer's directions, for what `forward` has saved. The first layer may need no `of_input`.
+
+    `slopes`: with the derivatives by what `shows` names.
+    """
+    found = []
+    for walk in spec.walks:
+        kind = _kind(spec, walk, masks, ragged, True, shows)
+        own = [name for name in values(spec, kind.masks) if slopes and name + walk.suffix in shows]
+        through = of_input or walk.layer > 0
+        kind = replace(kind, backward=True, of_input=through, of_weights=of_weights, slopes=frozenset(own))
+        found.append(Plan(spec, walk, kind))
+    return _layers(spec, found)
 
 
 class Plan:
     """A program for one layer in one direction, and the order in which it takes its inputs.
 
-    Forward: x, y, kept, states, masks, parameters. Backward: x, y, kept, dy, dx, sums, states, the gradients
-    by the final states, masks, parameters, the gradients by these.
+    Forward: x, y, kept, states, masks, parameters. Backward: x, y, kept, dy, dx, sums, slopes, states, the
+    gradients by the final states, masks, parameters, the gradients by these.
     """
 
     def __init__(self, spec: Spec, walk: Walk, kind: Kind) -> None:
@@ -95,9 +121,10 @@ class Plan:
         state = spec.state_sizes(walk)["h"]
         sizes = {"I": walk.input_size, "H": walk.hidden_size, "P": state, "Q": spec.nonrecurrent_proj_size}
         self._widths = [sizes[array.width] for array in made.arrays]
-        forward = programs(spec, replace(kind, backward=False)) if kind.backward else made
+        forward = programs(spec, replace(kind, backward=False, slopes=frozenset())) if kind.backward else made
         self.kept = self._stack(forward, sizes, forward.kept)
         self.sums = self._stack(made, sizes, [made.arrays[place].name for _, place in made.vectors])
+        self.slopes = self._stack(made, sizes, [f"slope {name}" for name in sorted(kind.slopes)])
         self.masks = sorted(kind.masks)  # without the suffix of the walk
         states = list(spec.definition.states)
         masks = ["mask_" + name for name in self.masks]
@@ -105,7 +132,7 @@ class Plan:
         self._order = ["x", "y", "kept"]
         if kind.backward:
             carries = ["carry_" + name for name in states]
-            self._order += ["dy", "dx", "sums", *first, *carries, *masks, *self.names]
+            self._order += ["dy", "dx", "sums", "slopes", *first, *carries, *masks, *self.names]
             self._order += ["d " + name for name in self.names]
         else:
             self._order += [*first, *masks, *self.names]
@@ -152,6 +179,8 @@ class Plan:
             return at(name[:-1]), column + second, 0, False
         if name in self.kept and array.kind == "time":
             return at("kept"), 0, self.kept[name][0], True
+        if name in self.slopes:
+            return at("slopes"), 0, self.slopes[name][0], True
         if name in self._order and array.kind in ("time", "before", "carry"):
             return at(name), 0, 0, False
         if name in self.sums:

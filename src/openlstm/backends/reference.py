@@ -7,6 +7,7 @@ forward-mode derivatives and vmap go through it by themselves.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,9 @@ from torch import Tensor
 from ..cells import NORM_EPSILON
 from ..spec import Spec, Walk
 from ..step import Step
+
+if TYPE_CHECKING:
+    from ..arguments import Keep
 
 
 class Torch:
@@ -62,13 +66,13 @@ def forward(
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
     masks: Mapping[str, Tensor] | None = None,
-    keep: dict[str, Tensor] | None = None,
+    keep: Keep | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """All layers over all steps.
 
     x: (T, B, I). parameters: under the names of `spec.parameters`. states: the initial ones under `spec.state_names`,
     (B, n) each. lengths: (B,), each in 0..T. reset: (T, B), true where a new sequence begins. masks: under the names of
-    `spec.masks`, in training. keep: takes every named value of every step, (T, B, n), NaN past a sequence's end.
+    `spec.masks`, in training. keep: takes the named values that it asks for.
     Returns the output (T, B, O) and the final states under `spec.state_names`.
     """
     masks = masks or {}
@@ -100,7 +104,7 @@ def _walk(
     valid: Tensor | None,
     reset: Tensor | None,
     masks: Mapping[str, Tensor],
-    keep: dict[str, Tensor] | None,
+    keep: Keep | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One layer in one direction: (T, B, I) to (T, B, O), and the final states under their full names."""
     suffix = walk.suffix
@@ -115,7 +119,7 @@ def _walk(
     initial = {name: states[name + suffix] for name in spec.definition.states}
     state = dict(initial)
     outputs: list[Tensor] = []
-    kept: list[dict[str, Tensor]] = []
+    shown: list[tuple[int, dict[str, Tensor]]] = []
     for t in reversed(time) if walk.reverse else time:
         # Backwards, a new sequence begins where the one after it in time ends.
         begins = t + 1 if walk.reverse else t
@@ -128,15 +132,33 @@ def _walk(
             here = valid[t][:, None]
             new = {k: torch.where(here, v, state[k]) for k, v in new.items()}
             y = torch.where(here, y, torch.zeros_like(y))
-            values = {k: torch.where(here, v, torch.nan) for k, v in values.items()} if keep is not None else {}
         state = new
         outputs.append(y)
-        kept.append(values if keep is not None else {})
+        if keep is not None:
+            shown.append((t, {name: value for name, value in values.items() if keep.wants(name + suffix)}))
     if walk.reverse:
         outputs.reverse()
-        kept.reverse()
     if keep is not None:
-        for name in kept[0] if kept else ():
-            keep[name + suffix] = torch.stack([values[name] for values in kept])
+        _show(keep, suffix, sorted(shown, key=lambda step: step[0]), valid)
     y = torch.stack(outputs) if outputs else x.new_zeros(0, x.shape[1], spec.output_size(walk.layer) // spec.directions)
     return y, {name + suffix: value for name, value in state.items()}
+
+
+def _show(keep: Keep, suffix: str, steps: list[tuple[int, dict[str, Tensor]]], valid: Tensor | None) -> None:
+    """Puts the values of all steps in place, and has autograd put their gradients there."""
+    for name in steps[0][1] if steps else ():
+        values = torch.stack([found[name].detach() for _, found in steps])
+        none = None if valid is None else ~valid[:, :, None]
+        keep.values[name + suffix] = values if none is None else values.masked_fill(none, torch.nan)
+        for t, found in steps if keep.gradients else ():
+            if not found[name].requires_grad:
+                continue
+
+            def put(gradient: Tensor, t: int = t, name: str = name + suffix, none: Tensor | None = none) -> None:
+                if name not in keep.slopes:
+                    slopes = torch.zeros_like(keep.values[name])
+                    keep.slopes[name] = slopes if none is None else slopes.masked_fill(none, torch.nan)
+                gradient = gradient.detach()
+                keep.slopes[name][t] = gradient if none is None else gradient.masked_fill(none[t], torch.nan)
+
+            found[name].register_hook(put)  # type: ignore[no-untyped-call]
