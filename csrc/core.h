@@ -94,6 +94,8 @@ struct Walk {
   Long rows_room;
   int by_rows;         // threads share the sequences, and else the units
   void *barrier;
+  const int *ahead;    // steps that are done of the walk that this one follows; null: none
+  int *done;           // where to say how many of this one are; null: nowhere
 };
 
 enum { BLOCK = 512, DEPTH = 128 };  // floats in a temporary; terms in one chain of sums
@@ -120,6 +122,8 @@ void give(float *, std::size_t bytes);
 // threads.cpp
 void parallel(int threads, void (*work)(void *, int thread, int threads), void *);
 void meet(void *barrier, int threads);
+void await(const int *done, int steps);  // until so many are
+void announce(int *done, int steps);
 struct Barrier {
   alignas(64) int waiting = 0;
   alignas(64) int round = 0;

@@ -41,7 +41,18 @@ void parallel(int threads, void (*work)(void *, int, int), void *arguments) {
   busy = false;
 }
 
-// Everyone waits until all have come. Short waits spin; long ones, where cores are scarce, let others run.
+// Short waits spin; long ones, where cores are scarce, let others run.
+template <class Done>
+static void spin(Done done) {
+  for (int spins = 0; !done(); spins++) {
+    if (spins > 10000) std::this_thread::yield();
+#if defined(__x86_64__)
+    else __builtin_ia32_pause();
+#endif
+  }
+}
+
+// Everyone waits until all have come.
 void meet(void *at, int threads) {
   Barrier &barrier = *static_cast<Barrier *>(at);
   const int round = __atomic_load_n(&barrier.round, __ATOMIC_RELAXED);
@@ -50,12 +61,12 @@ void meet(void *at, int threads) {
     __atomic_store_n(&barrier.round, round + 1, __ATOMIC_RELEASE);
     return;
   }
-  for (int spins = 0; __atomic_load_n(&barrier.round, __ATOMIC_ACQUIRE) == round; spins++) {
-    if (spins > 10000) std::this_thread::yield();
-#if defined(__x86_64__)
-    else __builtin_ia32_pause();
-#endif
-  }
+  spin([&] { return __atomic_load_n(&barrier.round, __ATOMIC_ACQUIRE) != round; });
 }
+
+void await(const int *done, int steps) {
+  spin([&] { return __atomic_load_n(done, __ATOMIC_ACQUIRE) >= steps; });
+}
+void announce(int *done, int steps) { __atomic_store_n(done, steps, __ATOMIC_RELEASE); }
 
 }  // namespace openlstm

@@ -253,6 +253,7 @@ void walk(const Walk &w, int thread, int threads) {
   for (int e0 = 0; e0 < w.time; e0 += w.chunk) {
     const int e1 = smaller(w.time, e0 + w.chunk);
     r.lowest = smaller(time_of(w, e0), time_of(w, e1 - 1));
+    if (w.ahead) await(w.ahead, e1);
     run_chunk(r, w.before, w.befores, e0, e1);
     for (int e = e0; e < e1; e++) {
       for (int a = 0; a < w.arrays; a++) locate(r, a, e);
@@ -264,6 +265,7 @@ void walk(const Walk &w, int thread, int threads) {
       take_states(r, e);
     }
     run_chunk(r, w.after, w.afters, e0, e1);
+    if (w.done) announce(w.done, e1);
   }
   if (w.outers) {
     if (threads > 1) meet(w.barrier, threads);

@@ -209,6 +209,33 @@ def test_the_same_bits_on_any_number_of_threads(set_threads, cell, width, hidden
         same_bits(found.values(), alone.values(), f"{threads} threads: {', '.join(alone)}")
 
 
+# Few sequences and many steps: here a layer runs behind the one below it, and both directions at once.
+STACKS = (
+    "lstm(40, 64, 64, 64)",
+    "lstm(40, 96, 64; proj_size=32, peephole=diagonal, layer_norm)",
+    "gru(40, 48, 96, 48, 64)",
+    "rnn(40, 128, 128, 128; dropout=0.2)",
+    "lstm(40, 64, 64, 64, 64; residual)",
+    "lstm(30, 70, 50; bidirectional)",
+)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("case", STACKS)
+def test_the_same_bits_where_layers_run_one_behind_the_other(set_threads, case, ragged, batch):
+    p = cast(problem(case, 230, batch, ragged=ragged), torch.float32)
+    set_threads(1)
+    alone = results(cpu, p)
+    for threads in (2, 3, 8):
+        set_threads(threads)
+        for _ in range(3):
+            found = results(cpu, p)
+            same_bits(found.values(), alone.values(), f"{threads} threads: {', '.join(alone)}")
+    set_threads(2)
+    same_bits(forward(p), [alone["y"], *(value for name, value in alone.items() if name.startswith("final"))])
+
+
 @pytest.mark.parametrize("case", ["lstm(6, 40, 40)", "gru(6, 40; bidirectional)"])
 def test_inputs_may_lie_in_any_way(case):
     p = problem(case, 7, 5, dtype=torch.float32)

@@ -79,25 +79,15 @@ class Plan:
         copies: gradients that equal another one: their input, floats into it, the same of the other, and how many.
         vectors: gradients that are sums of an array over the sequences: the array, their input, floats into it."""
 
-    def run(
-        self,
-        time: int,
-        batch: int,
-        reverse: bool,
-        threads: int,
-        packed: Sequence[Packed],
-        given: Sequence[int],
-        ends: Sequence[int],
-        masks: Sequence[int],
-        weights: Sequence[int],
-        gradients: Sequence[int],
-        active: int,
-        begin: int,
-        end: int,
-    ) -> None:
-        """given, masks: address and strides in time and batch of each. ends: of each state address and stride of the
-        initial value, backward also of the gradient by the final one, and of the result. weights, gradients: addresses.
-        active, begin, end: addresses of what says where sequences are, or 0."""
+def run(time: int, batch: int, threads: int, tasks: Sequence[tuple[Any, ...]], chained: bool, active: int) -> None:
+    """Runs plans: each task is a plan, whether time runs backwards, weights, and what it works on: given, ends, masks,
+    weights, gradients, begin, end.
+
+    given, masks: address and strides in time and batch of each. ends: of each state address and stride of the initial
+    value, backward also of the gradient by the final one, and of the result. weights, gradients: addresses. begin, end,
+    active: addresses of what says where sequences are, or 0. chained: each task reads at a step what the one before it
+    gives there, as layers do; else none reads what another gives.
+    """
 
 class Step:
     """One step of a stack of layers without gradients, where Python's own work would take longer than the core's."""

@@ -8,6 +8,7 @@ one by one.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import weakref
 from collections.abc import Mapping, Sequence
@@ -252,6 +253,10 @@ class _Run:
         self.masks = {name: _rows(mask) for name, mask in masks.items()} if masks else {}
         self.threads = THREADS or torch.get_num_threads()
         self._marks: dict[bool, tuple[Tensor, Tensor]] = {}
+        self._tasks: list[tuple[Any, ...]] = []
+        self._alive: list[Tensor | None] = []  # what the tasks have the addresses of
+        # A few sequences: a layer may run behind the one below it. Many: each layer's memory is free again after it.
+        self.joins = spec.directions == 1 and batch < 8 * self.threads and self.threads > 1
         self.kinds = frozenset(self.masks)
         self.shows: frozenset[str] = frozenset()
         if keep is not None:
@@ -266,7 +271,7 @@ class _Run:
                 return results
         return self.forward(x, states, weights, None)
 
-    def _go(
+    def _queue(
         self,
         plan: plans.Plan,
         given: list[int],
@@ -275,20 +280,26 @@ class _Run:
         addresses: list[int],
         gradients: Sequence[int] = (),
     ) -> None:
+        """Puts a walk among those that `_flush` then runs together."""
         reverse = plan.walk.reverse
-        active = begin = end = 0
+        begin = end = 0
         if self.ragged is not None:
             if reverse not in self._marks:
                 self._marks[reverse] = self.ragged.marks(self.time, reverse)
-            active = self.ragged.active.data_ptr()
             begin, end = (mark.data_ptr() for mark in self._marks[reverse])
         masks: list[int] = []
         for name in plan.masks:
             mask = self.masks[name + plan.walk.suffix]
             masks += mask.data_ptr(), mask.stride(0) if mask.dim() == 3 else 0, mask.stride(-2)
         packed = plan.pack(weights, addresses, self.time == 1, self.threads)
-        ours = self.time, self.batch, reverse, self.threads, packed
-        plan.core.run(*ours, given, ends, masks, addresses, gradients, active, begin, end)
+        self._tasks.append((plan.core, reverse, packed, given, ends, masks, addresses, gradients, begin, end))
+
+    def _flush(self) -> None:
+        """Runs what is queued: the layers of a stack, each of which reads the one before, or a layer's directions."""
+        active = 0 if self.ragged is None else self.ragged.active.data_ptr()
+        tasks, self._tasks = self._tasks, []
+        _core.run(self.time, self.batch, self.threads, tasks, self.spec.directions == 1, active)
+        self._alive.clear()
 
     def _ends(self, k: int, *groups: Sequence[Tensor]) -> list[int]:
         """The address and stride that each state of the k-th walk has in each of these groups of states."""
@@ -338,6 +349,7 @@ class _Run:
         addresses = [weight.data_ptr() for weight in weights]
         stack = plans.forward(spec, self.kinds, ragged is not None, saved is not None, self.shows)
         at = k = 0
+        rooms: list[Tensor] = []
         for layer, walks in enumerate(stack):
             wide = spec.output_size(layer)
             y = x.new_empty(time, batch, wide) if ragged is None else x.new_zeros(time, batch, wide)
@@ -348,17 +360,23 @@ class _Run:
                 own = slice(at, at := at + len(plan.names))
                 kept = self._room(x, plan.kept)
                 place = kept.data_ptr(), 0, 0
-                self._go(plan, [*given, *place], self._ends(k, states, final), weights[own], addresses[own])
-                if keep is not None:
-                    keep.values |= self._shown(plan, kept, plan.kept, plan.shown)
+                self._queue(plan, [*given, *place], self._ends(k, states, final), weights[own], addresses[own])
+                rooms.append(kept)
                 if saved is not None:
                     saved.append(kept)
                 k += 1
             if saved is not None:
                 saved.append(y)
-            if f"dropout_l{layer + 1}" in self.masks:
+            dropped, adds = f"dropout_l{layer + 1}" in self.masks, spec.residual and layer > 0
+            self._alive += [x, y]
+            if dropped or adds or not self.joins or layer + 1 == len(stack):
+                self._flush()
+            if dropped:
                 y = y * self.masks[f"dropout_l{layer + 1}"]
-            x = y + x if spec.residual and layer else y
+            x = y + x if adds else y
+        for plan, kept in zip(itertools.chain(*stack), rooms, strict=True) if keep is not None else ():
+            assert keep is not None
+            keep.values |= self._shown(plan, kept, plan.kept, plan.shown)
         return [x, *final]
 
     def backward(
@@ -385,13 +403,14 @@ class _Run:
         looks = self.keep is not None and self.keep.gradients
         stack = plans.backward(spec, self.kinds, ragged is not None, self.shows, of_input, of_weights, looks)
         at, k = len(weights), len(spec.walks)
+        shown: list[tuple[plans.Plan, Tensor]] = []
         for layer, walks in reversed([*enumerate(stack)]):
             behind = dy
             if f"dropout_l{layer + 1}" in self.masks:
                 dy = dy * self.masks[f"dropout_l{layer + 1}"]
             dy = _rows(dy)
             y = saved.pop()
-            dx: Tensor | None = None
+            parts: list[Tensor] = []
             kept = [saved.pop() for _ in walks][::-1]
             x = saved.pop()
             inputs = [x.data_ptr(), x.stride(0), x.stride(1), y.data_ptr(), y.stride(0), y.stride(1)]
@@ -401,19 +420,25 @@ class _Run:
                 wide = plan.sums[""][1]
                 sums = x.new_zeros(batch, wide) if wide else None
                 part = x.new_empty(x.shape) if ragged is None else x.new_zeros(x.shape)
-                given = [*inputs, kept.pop().data_ptr(), 0, 0, dy.data_ptr(), dy.stride(0), dy.stride(1)]
+                state = kept.pop()
+                given = [*inputs, state.data_ptr(), 0, 0, dy.data_ptr(), dy.stride(0), dy.stride(1)]
                 given += part.data_ptr(), part.stride(0), part.stride(1)
                 given += 0 if sums is None else sums.data_ptr(), 0, wide
                 slopes = self._room(x, plan.slopes)
                 given += slopes.data_ptr(), 0, 0
                 ends = self._ends(k, states, d_final, d_first)
-                self._go(plan, given, ends, weights[own], addresses[own], places[own])
-                if self.keep is not None:
-                    shown = {name: f"slope {name}" for name in plan.shown}
-                    self.keep.slopes |= self._shown(plan, slopes, plan.slopes, shown)
-                dx = part if dx is None else dx + part
-            assert dx is not None
-            dy = dx + behind if spec.residual and layer else dx
+                self._queue(plan, given, ends, weights[own], addresses[own], places[own])
+                self._alive += [sums, dy, part, x, y, state]
+                shown.append((plan, slopes))
+                parts.append(part)
+            adds, dropped = spec.residual and layer > 0, f"dropout_l{layer}" in self.masks
+            if dropped or adds or not self.joins or not layer:
+                self._flush()
+            dy = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+            dy = dy + behind if adds else dy
+        for plan, slopes in shown if self.keep is not None else ():
+            names = {name: f"slope {name}" for name in plan.shown}
+            self.keep.slopes |= self._shown(plan, slopes, plan.slopes, names)  # type: ignore[union-attr]
         found: Sequence[Tensor | None] = gradients or [None] * len(weights)
         return [dy if of_input else None, *d_first, *found]
 
