@@ -29,6 +29,11 @@ sanitize: $(READY) ## the core's tests under sanitizers: addresses, undefined be
 bench: $(READY) ## time this against its peers: see benchmarks/
 	$(BIN)/python -m benchmarks.run
 
+docs: .venv/docs ## the teaching pages, to build/docs/html
+	rm -rf build/docs
+	$(BIN)/python -m sphinx -W --keep-going --quiet -d build/docs/doctrees docs build/docs/html
+	@echo "Open build/docs/html/index.html"
+
 clean: ## remove all that make made
 	rm -rf .venv build dist demo .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find src tests examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
@@ -45,4 +50,9 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	$(BIN)/python -m pip install --quiet -e '.[test]'
 	@touch $@
 
-.PHONY: help demo test lint sanitize bench clean
+# What is installed already stays: openlstm is not built a second time.
+.venv/docs: $(READY)
+	$(BIN)/python -m pip install --quiet 'openlstm[docs]'
+	@touch $@
+
+.PHONY: help demo test lint sanitize bench docs clean
