@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 import openlstm
-from openlstm.draw import gates_figure, write
+from openlstm.plots import gates_figure, write
 from openlstm.train.commands import error_table
 from openlstm.train.data import Series, read_csv
 from openlstm.train.figure import forecast_figure

@@ -9,7 +9,7 @@ import pytest
 from test_emit import SPECS, known, numbers
 
 from openlstm import draw
-from openlstm.draw import block_diagram, gates_figure, write
+from openlstm.draw import block_diagram
 from openlstm.emit import graph, symbols
 from openlstm.example import SPEC, at_step, worked_example
 from openlstm.layout import layered
@@ -217,73 +217,3 @@ def test_each_source_has_its_colour_in_every_form(form):
     states = [("r" if name == "h" and spec.proj_size else name) + "_prev" for name in spec.definition.states]
     assert [colours[name] for name in ("x", *states)] == [f"net{k}" for k in range(1 + len(states))]
     assert wires.count("net") == len(wires) - 1 - len(states)
-
-
-# Heat maps.
-
-
-def arrays(steps=6, units=4):
-    random = np.random.default_rng(0)
-    return {"f": random.random((steps, units)), "c": random.normal(size=(steps, units)) * 3}
-
-
-def test_gates_figure_shows_the_numbers():
-    given = arrays()
-    figure = gates_figure(given, {"x": np.arange(6.0)}, time=np.arange(1700, 1706), time_label="year")
-    line, gate, memory, *bars = figure.axes
-    np.testing.assert_array_equal(line.lines[0].get_ydata(), np.arange(6.0))
-    np.testing.assert_array_equal(line.lines[0].get_xdata(), np.arange(1700, 1706))
-    for axes, name in ((gate, "f"), (memory, "c")):
-        np.testing.assert_array_equal(axes.collections[0].get_array(), given[name].T)
-        assert axes.get_ylabel().startswith(name)
-    bound = np.percentile(np.abs(given["c"]), 98)
-    assert gate.collections[0].get_clim() == (0, 1)
-    assert memory.collections[0].get_clim() == (-bound, bound)
-    assert memory.get_xlabel() == "year"
-    assert len(bars) == 2
-
-
-def test_units_can_be_sorted():
-    given = arrays()
-    order = np.argsort(-given["c"].mean(0))
-    figure = gates_figure(given, order="c", titles={"f": "forget gate"})
-    for axes, name in zip(figure.axes[:2], given, strict=True):
-        np.testing.assert_array_equal(axes.collections[0].get_array(), given[name].T[order])
-    assert figure.axes[0].get_ylabel() == "forget\ngate"
-    figure = gates_figure(given, order=[2, 0])
-    np.testing.assert_array_equal(figure.axes[0].collections[0].get_array(), given["f"].T[[2, 0]])
-
-
-def test_values_past_the_end_and_values_of_one_kind():
-    given = {"c": np.array([[1.0, -2.0], [np.nan, np.nan]]), "h": np.zeros((2, 2))}
-    figure = gates_figure(given)
-    np.testing.assert_allclose(figure.axes[0].collections[0].get_clim(), (-1.98, 1.98))
-
-
-@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
-def test_pictures_are_written(kind, tmp_path):
-    write(gates_figure(arrays(), series=np.zeros(6), title="t"), tmp_path / f"gates.{kind}")
-    begins = (tmp_path / f"gates.{kind}").read_bytes()[:5]
-    assert begins.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind])
-
-
-@pytest.mark.parametrize(
-    ("given", "options", "message"),
-    [
-        ({}, {}, "There is nothing to draw"),
-        ({"f": np.zeros((5, 2, 3))}, {}, r"'f' has the shape \(5, 2, 3\): expected \(5, units\). Take one sequence"),
-        ({"f": np.zeros((5, 2)), "c": np.zeros((4, 2))}, {}, r"'c' has the shape \(4, 2\): expected \(5, units\)"),
-        ({"f": np.zeros((5, 2))}, {"series": np.zeros(4)}, r"'input' has the shape \(4,\): expected \(5,\)"),
-        ({"f": np.zeros((5, 2))}, {"time": np.zeros(3)}, r"'time' has the shape \(3,\): expected \(5,\)"),
-        ({"f": np.zeros((5, 2))}, {"order": "g"}, "order='g': expected the name of an array, one of f"),
-    ],
-)
-def test_wrong_shapes_are_said(given, options, message):
-    with pytest.raises(ValueError, match=message):
-        gates_figure(given, **options)
-
-
-def test_unknown_kind_of_picture(tmp_path):
-    with pytest.raises(ValueError, match=r"should end with \.png, \.svg or \.pdf"):
-        write(gates_figure(arrays()), tmp_path / "gates.txt")
-    assert not list(tmp_path.iterdir())

@@ -91,6 +91,7 @@ LIGHT = [name for name, level in LEVELS.items() if level < 3] + [
     "example",
     "program",
     "draw",
+    "plots",
     "description",
     "cli",
 ]

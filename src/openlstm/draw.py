@@ -1,28 +1,20 @@
-"""Pictures: the block diagram of a cell with its numbers at a step, and what the gates did over time."""
+"""The block diagram of a cell with its numbers at a step."""
 
 from __future__ import annotations
 
-import io
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import combinations, pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
-from . import file
 from .emit import TEXT, Node, graph, shown
 from .layout import Net, layered
 from .spec import Spec
 from .symbols import Sym, evaluate
-from .tracing import Floats
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SIZE = 13.0  # of text
 WIDE = 0.62 * SIZE  # of a character: the font is one of fixed width
@@ -204,120 +196,3 @@ def _style() -> str:
         ".dot{stroke-width:6;stroke-linecap:round}",
     ]
     return "".join(rules) + "@media (prefers-color-scheme:dark){" + "".join(dark) + "}"
-
-
-def write(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Writes a figure to a .png, .svg or .pdf file, whole or not at all. Errors: ValueError, OSError."""
-    kind = Path(path).suffix[1:].lower()
-    if kind not in ("png", "svg", "pdf"):
-        raise ValueError(f"The picture's name is '{os.fspath(path)}': it should end with .png, .svg or .pdf")
-    out = io.BytesIO()
-    figure.savefig(out, format=kind, dpi=160)
-    file.replace(path, out.getvalue())
-
-
-def gates_figure(
-    arrays: Mapping[str, Floats],
-    series: Mapping[str, Floats] | Floats | None = None,
-    time: Sequence[Any] | Floats | None = None,
-    order: str | Sequence[int] | None = None,
-    titles: Mapping[str, str] | None = None,
-    title: str = "",
-    time_label: str = "step",
-) -> Figure:
-    """Heat maps over time of named values, (T, units) each, under the series that the cell saw.
-
-    `series`: the line above, (T,), or several by name, such as the input and the forecast. `time`: T numbers or dates.
-    `order`: the units from top to bottom, or the name of an array, by whose mean over time they are sorted, greatest
-    first. `titles`: words for names. Values within 0 and 1, such as a gate's, get one scale; others one even around 0,
-    which ends where 98 % of them do.
-    Errors: ValueError where shapes do not fit.
-
-    >>> figure = gates_figure({"f": np.zeros((5, 3)), "c": np.ones((5, 3))}, {"x": np.zeros(5)}, order="c")
-    >>> len(figure.axes)  # the series, two maps, and their scales
-    5
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise ImportError("Heat maps need matplotlib: install it with pip install 'openlstm[draw]'") from None
-
-    if not isinstance(series, Mapping):
-        series = {} if series is None else {"input": series}
-    steps = _same_steps(arrays, series, time)
-    at = np.arange(1, steps + 1) if time is None else np.asarray(time)
-    rows = bool(series) + len(arrays)
-    figure = Figure(figsize=(9, 1.0 + 1.15 * rows + 0.4 * bool(series)), layout="constrained")
-    grid = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=[1.5] * bool(series) + [1] * len(arrays))
-    panels = list(grid[:, 0])
-    if series:
-        axes = panels.pop(0)
-        for (name, line), colour in zip(series.items(), ("#1b1f24", "#c8401c", "#1f6fb2", "#8a857a"), strict=False):
-            axes.plot(at, line, lw=1.4, color=colour, label=name)
-        axes.set_ylabel(next(iter(series)) if len(series) == 1 else "")
-        if len(series) > 1:
-            axes.legend(frameon=False, fontsize=9, loc="upper left", ncols=len(series))
-        axes.spines[["top", "right"]].set_visible(False)
-    for (name, array), axes in zip(arrays.items(), panels, strict=True):
-        array = np.asarray(array)
-        places = _places(order, arrays, array.shape[1])
-        low, high = float(np.nanmin(array)), float(np.nanmax(array))
-        gate = low >= 0 and high <= 1
-        # A few units far out would leave the rest without colour: what is beyond the bound has the last one.
-        bound = float(np.nanpercentile(np.abs(array), 98)) or max(-low, high) or 1.0
-        image = axes.pcolormesh(
-            at,
-            np.arange(1, len(places) + 1),
-            array[:, places].T,
-            shading="nearest",
-            cmap="cividis" if gate else "RdBu_r",
-            vmin=0 if gate else -bound,
-            vmax=1 if gate else bound,
-            rasterized=True,
-        )
-        axes.invert_yaxis()
-        axes.set_yticks(sorted({1, len(places)}) if order is None else [])
-        words = (titles or {}).get(name, name).split()
-        axes.set_ylabel("\n".join([*words, *(["unit"] if order is None else [])]))
-        extend = "neither" if gate else ("neither", "min", "max", "both")[(low < -bound) + 2 * (high > bound)]
-        bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=9, extend=extend)
-        bar.set_ticks([0, 1] if gate else [-bound, 0, bound], labels=["0", "1"] if gate else None)
-        if not gate:
-            bar.ax.set_yticklabels([f"{tick:.2g}" for tick in (-bound, 0, bound)])
-        bar.outline.set_visible(False)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        axes.tick_params(length=2)
-    for axes in grid[:-1, 0]:
-        axes.tick_params(labelbottom=False)
-    grid[-1, 0].set_xlabel(time_label)
-    if isinstance(order, str):
-        figure.supylabel(f"units, those of the greatest mean {order} on top", fontsize=9)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
-    return figure
-
-
-def _same_steps(arrays: Mapping[str, Floats], series: Mapping[str, Floats], time: Any) -> int:
-    if not arrays:
-        raise ValueError("There is nothing to draw: expected at least one array of shape (steps, units)")
-    steps = len(next(iter(arrays.values())))
-    for name, array in arrays.items():
-        if np.ndim(array) != 2 or len(array) != steps or not np.size(array):
-            raise ValueError(
-                f"'{name}' has the shape {np.shape(array)}: expected ({steps}, units). Take one sequence of a trace"
-            )
-    for name, line in [*series.items(), *([] if time is None else [("time", time)])]:
-        if np.shape(line) != (steps,):
-            raise ValueError(f"'{name}' has the shape {np.shape(line)}: expected ({steps},), one for each step")
-    return steps
-
-
-def _places(order: str | Sequence[int] | None, arrays: Mapping[str, Floats], units: int) -> Any:
-    if order is None:
-        return np.arange(units)
-    if isinstance(order, str):
-        if order not in arrays:
-            raise ValueError(f"order='{order}': expected the name of an array, one of {', '.join(arrays)}")
-        return np.argsort(-np.nanmean(arrays[order], axis=0), kind="stable")
-    return np.asarray(order)

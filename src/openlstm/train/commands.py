@@ -79,8 +79,8 @@ def forecast(
     """
     given = dict(locals())
     console = Console(highlight=False)
-    from ..draw import write
     from ..file import make_folder
+    from ..plots import write
     from .data import read_csv
     from .figure import forecast_figure
     from .forecast import ForecastConfig, fit, plan
