@@ -6,7 +6,8 @@ Nothing here knows which cells exist, nor how a step is put together: `symbols` 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 from .spec import Spec, Walk
@@ -128,9 +129,15 @@ class Style:
         elif op == "layer_norm" and len(args) > 2:  # over all gates, and this is one gate's part
             gate = next(part.args[1] for part in nodes([args[1 + args[0]]]) if part.op == "parameter" and part.args[1])
             text = self.forms["part"].format(self._write(known, args[1], 0, True), gate)
+        elif op == "join":  # vectors one above the other, or matrices side by side
+            text = f"[{(', ' if node.constant else '; ').join(write(part) for part in _joined(node))}]"
         else:
             text = self.forms[op].format(*(write(part) for part in node.parts))
         return f"({text})" if binds < above else text
+
+
+def _joined(node: Sym) -> list[Sym]:
+    return [part for arg in node.args for part in _joined(arg)] if node.op == "join" else [node]
 
 
 _GREEK = {"gain": ("γ", r"\gamma"), "bias": ("β", r"\beta"), "zoneout": ("ζ", r"\zeta"), "mask": ("d", "d")}
@@ -167,7 +174,6 @@ LATEX = Style(
         "softplus": r"\ln\left(1 + e^{{{0}}}\right)",
         "step": r"\left[{0} > 0\right]",
         "clip": r"\operatorname{{clip}}({0}, {1}, {2})",
-        "join": r"[{0}; {1}]",
         "layer_norm": r"\operatorname{{LN}}({0})",
         "part": r"\operatorname{{LN}}({0})_{{{1}}}",
         "/": r"\frac{{{0}}}{{{1}}}",
@@ -187,7 +193,6 @@ TEXT = Style(
         "softplus": "softplus({0})",
         "step": "[{0} > 0]",
         "clip": "clip({0}, {1}, {2})",
-        "join": "[{0}; {1}]",
         "layer_norm": "LN({0})",
         "part": "LN({0})_{1}",
     },
@@ -234,6 +239,10 @@ class Node:
     formula: str
     value: Sym
     inputs: tuple[int, ...]
+    # In a flow of whole arrays:
+    shape: tuple[int, ...] = ()
+    factors: tuple[tuple[int, int], ...] = ()  # the shapes of what is multiplied, where one is a matrix of weights
+    columns: tuple[tuple[int, int], ...] = ()  # of each input, where it does not take all
 
 
 def graph(spec: Spec, training: bool = False) -> list[Node]:
@@ -242,28 +251,170 @@ def graph(spec: Spec, training: bool = False) -> list[Node]:
     >>> [(node.name, node.label, node.inputs) for node in graph(Spec.of("rnn", 1, 1, bias=False))]
     [('x', '', ()), ('h_prev', '', ()), ('z_h', 'W_h x + R_h h(t-1)', (0, 1)), ('h', 'tanh', (2,))]
     """
-    found: list[Node] = []
-    known: dict[Sym, str] = {}
-    place: dict[Sym, int] = {}
-
-    def add(value: Sym, name: str = "") -> int:
-        if value in place and not name:
-            return place[value]
-        formula, inside = TEXT.formula(value, known), [part for part in value.parts if not part.constant]
-        if value in known:  # a linear activation: two names for one value
-            formula, label, inputs = TEXT.name(known[value], "", True), "=", [place[value]]
-        elif value.op == "name":
-            name, label, inputs = value.args[0], "", []
-        elif name.startswith("z_"):
-            label, inputs = formula, [add(part) for part in nodes([value]) if part.op == "name"]
-        else:
-            label, inputs = TEXT.formula(value, dict.fromkeys(inside, "·")), [add(part) for part in inside]
-            label = label.removesuffix("(·)") if len(inside) == 1 else label.removeprefix("· ").removesuffix(" ·")
-        found.append(Node(name, label, formula, value, tuple(inputs)))
-        place[value] = len(found) - 1
-        return place[value]
-
+    found = _Graph()
     for name, value in symbols(spec, training).items():
-        add(value, name)
-        known[value] = name
-    return found
+        found.add(value, name)
+    return found.nodes
+
+
+def flow(spec: Spec, layer: int = 0, batch: int = 1, training: bool = False) -> list[Node]:
+    """The diagram of one step as whole arrays flow through it: every operation once, after its inputs, with shapes.
+
+    Weights of all gates are one matrix. Where all gates are the same sum of products, what they read stands side by
+    side and one product makes it; else each product stands alone. The gates are then cut out. Errors: IndexError.
+
+    >>> for node in flow(Spec.of("rnn", 2, 3, bias=False), batch=64):
+    ...     print(node.name, node.label, node.factors, node.shape)
+    x  () (64, 2)
+    h_prev  () (64, 3)
+     [x; h(t-1)] () (64, 5)
+    z_h [W_h, R_h] [x; h(t-1)] ((64, 5), (5, 3)) (64, 3)
+    h tanh(z_h) () (64, 3)
+    """
+    if not 0 <= layer < spec.num_layers:
+        raise IndexError(f"layer {layer}: {spec} has {spec.num_layers}, numbered from 0")
+    values, walk = symbols(spec, training), spec.walks[layer * spec.directions]
+    found = _Graph(whole=True)
+    gates = {name: value for name, value in values.items() if name.startswith("z_")}
+    found.add_gates(gates, len(spec.gates), walk.hidden_size)
+    for name, value in values.items():
+        if name not in gates:
+            found.add(value, name)
+    width = _Widths(spec, walk)
+
+    def shaped(node: Node) -> Node:
+        rows, made = width.of(node.value), node.value.op == "linear" and not node.columns
+        inner = width.of(node.value.args[0]) if made else 0
+        return replace(node, shape=(batch, rows), factors=((batch, inner), (inner, rows)) if made else ())
+
+    return [shaped(node) for node in found.nodes]
+
+
+class _Graph:
+    """Nodes as they are found. In a `whole` one they are arrays of all gates, and labels are full formulas."""
+
+    def __init__(self, whole: bool = False) -> None:
+        self.nodes: list[Node] = []
+        self.known: dict[Sym, str] = {}  # the named ones
+        self.place: dict[Sym, int] = {}
+        self.whole = whole
+
+    def add(self, value: Sym, name: str = "") -> int:
+        """The place of a value, with what it is made of before it."""
+        if value in self.place and not name:
+            return self.place[value]
+        formula, inside = TEXT.formula(value, self.known), [part for part in value.parts if not part.constant]
+        title = name
+        if value in self.known:  # a linear activation: two names for one value
+            formula = TEXT.name(self.known[value], "", True)
+            label, inputs = f"= {formula}" if self.whole else "=", [self.place[value]]
+        elif value.op == "name":
+            title, label, inputs = value.args[0], "", []
+        elif name.startswith("z_") and not self.whole:
+            label, inputs = formula, [self.add(part) for part in nodes([value]) if part.op == "name"]
+        else:
+            label, inputs = TEXT.formula(value, dict.fromkeys(inside, "·")), [self.add(part) for part in inside]
+            label = label.removesuffix("(·)") if len(inside) == 1 else label.removeprefix("· ").removesuffix(" ·")
+            label = formula if self.whole else label
+        return self._put(Node(title, label, formula, value, tuple(inputs)), name)
+
+    def _put(self, node: Node, name: str) -> int:
+        self.nodes.append(node)
+        self.place[node.value] = len(self.nodes) - 1
+        if name:
+            self.known[node.value] = name
+        return self.place[node.value]
+
+    def add_gates(self, gates: Mapping[str, Sym], count: int, size: int) -> None:
+        """Pre-activations of `size` units each, cut out of what makes those of all `count` gates, or of some."""
+        sums = {name: _terms(value) for name, value in gates.items()}
+        if len({tuple(map(_all_rows, terms)) for terms in sums.values()}) == 1:
+            sums = {name: [value] for name, value in gates.items()}  # all are the same sum: it is made at once
+        rows: dict[Sym, list[str]] = {}  # the gates of which a term has rows
+        for terms in sums.values():
+            for term in terms:
+                rows.setdefault(_all_rows(term), []).append(_gate(term))
+        for name, terms in sums.items():
+            others = [rows[_all_rows(term)] for term in terms]
+            if len(terms) == len(others[0]) == 1:  # there is nothing to cut
+                self._add_product(gates[name], name)
+                continue
+            lists = ["" if len(some) == count else ",".join(some) for some in others]
+            inputs = [self._add_product(_all_rows(*pair)) for pair in zip(terms, lists, strict=True)]
+            starts = [some.index(_gate(term)) * size for some, term in zip(others, terms, strict=True)]
+            columns = tuple((start, start + size) for start in starts)
+            label = " + ".join(f"·[:, {start}:{end}]" for start, end in columns)
+            self._put(Node(name, label, TEXT.formula(gates[name]), gates[name], tuple(inputs), columns=columns), name)
+
+    def _add_product(self, value: Sym, name: str = "") -> int:
+        """A sum of products with matrices becomes one: what they multiply, and the matrices, stand side by side."""
+        terms = _terms(value)
+        if value in self.place or len(terms) == 1 or any(term.op != "linear" for term in terms):
+            return self.add(value, name)
+        vectors, matrices, biases = zip(*(term.args for term in terms), strict=True)
+        inputs = tuple(self.add(vector) for vector in vectors)
+        x, weights = (reduce(lambda a, b: Sym("join", a, b), parts) for parts in (vectors, matrices))
+        bias = reduce(lambda a, b: b if a is None else a if b is None else a + b, biases)
+        side = self._put(Node("", TEXT.formula(x, self.known), TEXT.formula(x, self.known), x, inputs), "")
+        product = Sym("linear", x, weights, bias)
+        self.place[value] = self._put(Node(name, TEXT.formula(product), TEXT.formula(value), product, (side,)), name)
+        if name:
+            self.known[value] = name
+        return self.place[value]
+
+
+def _terms(value: Sym) -> list[Sym]:
+    """The parts of a sum, each with the parameters that are added to it."""
+    if value.op != "+":
+        return [value]
+    left, right = value.args
+    *before, last = _terms(left)
+    return [*before, last + right] if right.constant else [*before, last, *_terms(right)]
+
+
+def _gate(value: Sym) -> str:
+    """The gate whose rows of the parameters an expression has, "" where they are not a gate's."""
+    if value.op == "parameter":
+        return str(value.args[1])
+    parts = (value.args[1 + value.args[0]],) if value.op == "layer_norm" else value.parts
+    return next((gate for part in parts if (gate := _gate(part))), "")
+
+
+def _all_rows(value: Sym, gates: str = "") -> Sym:
+    """The same for all gates at once instead of one, or for those of the list `gates`."""
+    if value.op == "parameter":
+        return Sym("parameter", value.args[0], gates) if value.args[1] else value
+    if value.op == "layer_norm":
+        return Sym("layer_norm", 0, _all_rows(value.args[1], gates))
+    return Sym(value.op, *(_all_rows(arg, gates) if isinstance(arg, Sym) else arg for arg in value.args))
+
+
+class _Widths:
+    """How many numbers an expression has in its last dimension, in one walk."""
+
+    def __init__(self, spec: Spec, walk: Walk) -> None:
+        states = {shown(spec)[name] + "_prev": size for name, size in spec.state_sizes(walk).items()}
+        self.names = {"x": walk.input_size, **states}
+        self.rows = {_CALLED[name]: shape[0] for name, shape in spec.shapes(walk).items() if name in _CALLED}
+        self.size = walk.hidden_size
+        self.found: dict[Sym, int] = {}
+
+    def of(self, value: Sym) -> int:
+        """That number; of a matrix, how many rows it has. 1 fits everything."""
+        if value not in self.found:
+            self.found[value] = self._of(value)
+        return self.found[value]
+
+    def _of(self, value: Sym) -> int:
+        op, args = value.op, value.args
+        if op == "name":
+            return self.names[args[0]]
+        if op == "parameter":
+            return self.size * len(args[1].split(",")) if args[1] else self.rows.get(args[0], 1)
+        if op == "linear" or (op == "join" and value.constant):
+            return self.of(args[1])
+        if op == "join":
+            return sum(map(self.of, args))
+        if op == "layer_norm":
+            return self.of(args[1 + args[0]])
+        return max(map(self.of, value.parts), default=1)

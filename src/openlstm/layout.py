@@ -6,7 +6,7 @@ branch to each box that it feeds, so that many edges are few lines (Sugiyama, Ta
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 from statistics import fmean
@@ -48,6 +48,20 @@ def layered(sizes: Sequence[Point], inputs: Sequence[Sequence[int]], last: Colle
     columns.order()
     columns.settle()
     return columns.draw()
+
+
+def turned(layout: Layout) -> Layout:
+    """The same from top to bottom: sizes were given as (height, width).
+
+    >>> turned(layered([(20, 10), (20, 10)], [[], [0]])).corners
+    [(0.0, 0.0), (0.0, 46.0)]
+    """
+
+    def turn(points: Iterable[Point]) -> list[Point]:
+        return [(y, x) for x, y in points]
+
+    nets = [Net([(a[::-1], b[::-1]) for a, b in net.lines], turn(net.arrows), turn(net.dots)) for net in layout.nets]
+    return Layout(layout.height, layout.width, turn(layout.corners), nets)
 
 
 class _Columns:
@@ -191,7 +205,10 @@ class _Columns:
             for i, a in enumerate(sources):
                 least = heights[-1] + step if heights else low
                 heights.append(min(max(self.out[a], least), low + 2 * room - (n - 1 - i) * step))
-            found += [(a, k, y) for a, y in zip(sources, heights, strict=True)]
+            for a, y in zip(sources, heights, strict=True):
+                # A wire that is nearly straight is made so: a small step in it would look like a slip.
+                straight = abs(y - self.out[a]) < 3 and abs(self.out[a] - self.y[k]) <= self.sizes[k][1] / 2 - 2
+                found.append((a, k, self.out[a] if straight else y))
         return found
 
     def _apart(self, ports: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
