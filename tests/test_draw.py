@@ -21,7 +21,6 @@ from openlstm.draw import (
     flow_diagram,
     io_diagram,
     network_diagram,
-    save_diagram,
     trace_diagram,
     values_of,
 )
@@ -664,6 +663,14 @@ def test_values_of_a_trace_are_those_of_its_step(spec):
                 np.testing.assert_allclose(found[name], value[0], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
+def test_a_reversed_direction_of_a_trace_that_was_cut():
+    """Where the run went on, the state before the last kept step is not the initial one."""
+    trace = openlstm.trace(openlstm.GRU(3, 4, bidirectional=True), torch.randn(6, 1, 3))
+    whole, part = (values_of(t, 2, reverse=True) for t in (trace, trace.select(steps=slice(3))))
+    assert "h_prev" in whole and "h_prev" not in part
+    assert "h_prev" in values_of(trace.select(steps=slice(3, 6)), 5, reverse=True)
+
+
 def test_trace_diagram_has_the_numbers_of_one_unit():
     case = "lstm(3, 5, 5; bidirectional, peephole=diagonal)"
     _, trace = kept(case)
@@ -732,12 +739,12 @@ def test_numbers_that_are_not_there(options, error, message):
 
 def test_diagrams_are_written(tmp_path):
     text = block_diagram(Spec.of("gru", 2, 3))
-    save_diagram(text, tmp_path / "a.svg")
+    text.save(tmp_path / "a.svg")
     assert (tmp_path / "a.svg").read_text(encoding="utf-8") == text
     root = ElementTree.fromstring(text)
     for dark, scale in ((False, 1), (True, 1.5)):
         path = tmp_path / f"{dark}.png"
-        save_diagram(text, str(path), dark=dark, scale=scale)
+        text.save(str(path), dark=dark, scale=scale)
         picture = matplotlib.image.imread(path)
         height, width = picture.shape[:2]
         assert width == round(float(root.get("width")) * scale)
@@ -757,11 +764,11 @@ def rgb(colour):
 def test_a_diagram_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     text = io_diagram(Spec.of("gru", 2, 3))
     with pytest.raises(ValueError, match=r"The diagram's name is '.*a\.pdf': it should end with \.png or \.svg"):
-        save_diagram(text, tmp_path / "a.pdf")
+        text.save(tmp_path / "a.pdf")
     with pytest.raises(FileNotFoundError, match="there is no folder"):
-        save_diagram(text, tmp_path / "none" / "a.svg")
+        text.save(tmp_path / "none" / "a.svg")
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     with pytest.raises(ImportError, match=r"A \.png needs resvg_py: install it with pip install 'openlstm\[draw\]'"):
-        save_diagram(text, tmp_path / "a.png")
+        text.save(tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
-    save_diagram(text, tmp_path / "a.svg")
+    text.save(tmp_path / "a.svg")

@@ -290,12 +290,23 @@ def test_a_trace_in_a_file(tmp_path):
         for ours, theirs in ((t, back), (t.gradients, back.gradients), (t.initial, back.initial)):
             for name in ours:
                 np.testing.assert_array_equal(ours[name], theirs[name])
+        assert back.length == 5
         for name in ("x", "output", "steps", "sequences"):
             np.testing.assert_array_equal(getattr(t, name), getattr(back, name))
         assert (t.units is None) == (back.units is None)
     openlstm.save(module, tmp_path / "m.safetensors")
     with pytest.raises(ValueError, match=r"m.safetensors' holds no trace: expected a file that Trace.save wrote"):
         Trace.load(tmp_path / "m.safetensors")
+
+
+def test_pictures_of_a_trace(tmp_path):
+    t = openlstm.trace(openlstm.LSTM(3, 4, 2), torch.randn(5, 2, 3))
+    picture = t.draw(2, 1, layer=1, sequence=1)
+    assert f"{t['c_l1'][2, 1, 1]:.5g}" in picture and picture._repr_svg_().startswith("<svg")
+    flow = t.flow(2, layer=1)
+    assert "[1, 8] × [8, 16]" in flow and f"{t['c_l1'][2, 0, 0]:.3g}" in flow
+    figure = t.plot("c", "f", layer=1)
+    assert [axes.get_ylabel() for axes in figure.axes if "memory" in axes.get_ylabel()]
 
 
 def test_joining():

@@ -29,7 +29,27 @@ if TYPE_CHECKING:
 FORMULA = 30  # characters of a formula on a line
 
 
-def block_diagram(spec: Spec, values: Mapping[str, Any] | None = None, title: str = "", training: bool = False) -> str:
+class Picture(str):
+    """A diagram as SVG text. A notebook shows it."""
+
+    def _repr_svg_(self) -> str:
+        return self
+
+    def save(self, path: str | os.PathLike[str], dark: bool = False, scale: float = 2.0) -> None:
+        """Writes it to a .svg or .png file, whole or not at all.
+
+        A .svg is light or dark as the page that it is on. A .png is light or `dark`, with `scale` pixels for a unit.
+        Errors: ValueError for another ending, OSError, ImportError where there is nothing that makes pixels.
+        """
+        kind = Path(path).suffix[1:].lower()
+        if kind not in ("png", "svg"):
+            raise ValueError(f"The diagram's name is '{os.fspath(path)}': it should end with .png or .svg")
+        file.replace(path, self.encode() if kind == "svg" else pixels(self, dark, scale))
+
+
+def block_diagram(
+    spec: Spec, values: Mapping[str, Any] | None = None, title: str = "", training: bool = False
+) -> Picture:
     """One step of a cell as SVG text: every operation as it is wired, from the equations, for any spec.
 
     `values`: numbers or arrays by name, as in a trace, with x and <state>_prev for what the step begins with;
@@ -49,7 +69,7 @@ def flow_diagram(
     values: Mapping[str, Any] | None = None,
     title: str = "",
     training: bool = False,
-) -> str:
+) -> Picture:
     """One step of a layer on whole arrays as SVG text: every operation with its formula and shapes, for any spec.
 
     All gates come out of one product where the equations allow it, and are then cut apart. `values`: as for
@@ -75,7 +95,7 @@ def flow_diagram(
 
 def trace_diagram(
     trace: Trace, step: int, unit: int, layer: int = 0, reverse: bool = False, sequence: int = 0, title: str = ""
-) -> str:
+) -> Picture:
     """The block diagram of a cell with the numbers of one unit at one step of a trace: see `values_of`."""
     values = values_of(trace, step, unit, layer, reverse, sequence)
     where = f"step {step}, unit {unit}, layer {layer}{' reversed' if reverse else ''}, sequence {sequence}, all from 0"
@@ -108,7 +128,7 @@ def values_of(
         if before in steps and name in named:
             old = named[name][steps.index(before), b]
             arrays[name + "_prev"] = first if reverse and np.isnan(old).all() else old
-        elif before < 0 or (reverse and len(steps) == before):
+        elif before < 0 or (reverse and before == trace.length):
             arrays[name + "_prev"] = first
     if place is not None:
         arrays = {name: array[place] for name, array in arrays.items() if 0 <= place < len(array)}
@@ -145,7 +165,7 @@ def _input(trace: Trace, layer: int) -> Any:
     return x
 
 
-def io_diagram(spec: Spec, time: int = 100, batch: int = 64, title: str = "") -> str:
+def io_diagram(spec: Spec, time: int = 100, batch: int = 64, title: str = "") -> Picture:
     """What goes in and out of a whole run as SVG text: input, output, initial and final states, in torch.nn's layout.
 
     `time` steps of `batch` sequences. Errors: ValueError for sizes below 1.
@@ -183,7 +203,7 @@ def io_diagram(spec: Spec, time: int = 100, batch: int = 64, title: str = "") ->
     core = 1 + len(names)
     inputs: list[list[int]] = [[] for _ in range(core)] + [list(range(core))] + [[core]] * core
     colours = {k: f"net{k}" for k in range(min(core, SOURCES))}
-    return page([title, str(spec)], *_layered(boxes, inputs, range(core + 1, len(boxes)), colours))
+    return Picture(page([title, str(spec)], *_layered(boxes, inputs, range(core + 1, len(boxes)), colours)))
 
 
 def _core(spec: Spec) -> Box:
@@ -199,7 +219,7 @@ def _core(spec: Spec) -> Box:
     return Box([("ink name", spec.cell), *(("soft", line.replace("_", " ")) for line in lines)], "box", spec.cell)
 
 
-def network_diagram(spec: Spec, steps: int = 4, batch: int = 64, title: str = "") -> str:
+def network_diagram(spec: Spec, steps: int = 4, batch: int = 64, title: str = "") -> Picture:
     """A network unrolled over time as SVG text: columns are steps, rows are layers, with the shapes of what is passed.
 
     Each layer's states go from step to step, backwards in a reversed direction; its output goes to the layer above.
@@ -213,19 +233,7 @@ def network_diagram(spec: Spec, steps: int = 4, batch: int = 64, title: str = ""
     network = Network(spec, steps, batch, states, "y" if "y" in symbols(spec) else states["h"])
     network.draw()
     caption = [title, str(spec), "shapes [batch, size]"]
-    return page(caption, *network.size, network.drawn, base=network.size[1])
-
-
-def save_diagram(svg: str, path: str | os.PathLike[str], dark: bool = False, scale: float = 2.0) -> None:
-    """Writes a diagram to a .svg or .png file, whole or not at all.
-
-    A .svg is light or dark as the page that it is on. A .png is light or `dark`, with `scale` pixels for a unit.
-    Errors: ValueError for another ending, OSError, ImportError where there is nothing that makes pixels.
-    """
-    kind = Path(path).suffix[1:].lower()
-    if kind not in ("png", "svg"):
-        raise ValueError(f"The diagram's name is '{os.fspath(path)}': it should end with .png or .svg")
-    file.replace(path, svg.encode() if kind == "svg" else pixels(svg, dark, scale))
+    return Picture(page(caption, *network.size, network.drawn, base=network.size[1]))
 
 
 def _elided(lines: Sequence[str], what: str) -> list[str]:
@@ -241,7 +249,7 @@ def _check(**sizes: int) -> None:
 
 def _step(
     spec: Spec, nodes: Sequence[Node], values: Mapping[str, Any], caption: Sequence[str], down: bool = False
-) -> str:
+) -> Picture:
     """The picture of one step from its graph."""
     numbers = _numbers(nodes, values)
     ends = {node.name: k for k, node in enumerate(nodes) if node.name}
@@ -262,7 +270,7 @@ def _step(
         inputs.append([ends[name]])
     sources = ["x", *(state + "_prev" for state in states)]
     colours = {ends[name]: f"net{k}" for k, name in enumerate(sources[:SOURCES]) if name in ends}
-    return page(caption, *_layered(boxes, inputs, range(len(nodes), len(boxes)), colours, down))
+    return Picture(page(caption, *_layered(boxes, inputs, range(len(nodes), len(boxes)), colours, down)))
 
 
 def _layered(

@@ -11,11 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from . import file, measures
+from .draw import Picture, flow_diagram, trace_diagram, values_of
+from .plots import trace_figure
 from .spec import Spec
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
+    from matplotlib.figure import Figure
 
 WIDE = 8  # inputs; a table shows no more
 
@@ -33,6 +36,7 @@ class Trace(Mapping[str, Floats]):
     `initial`: the states before the first step (B, units), under names such as h_l0.
     `gradients`: the loss's derivative by each of `arrays`, where they were asked for and backward has run.
     `steps`, `sequences`, `units`: the numbers of those that the trace holds; None of all units.
+    `length`: the number of steps that the run had.
 
     `t["c_l0"]` gives one array, and `t["c"]` too where there is one layer in one direction.
     """
@@ -46,6 +50,7 @@ class Trace(Mapping[str, Floats]):
     steps: Ints = None  # type: ignore[assignment]  # all, if left out
     sequences: Ints = None  # type: ignore[assignment]
     units: Ints | None = None
+    length: int = -1  # that of x, if left out
 
     dims = ("time", "batch", "unit")  # of every array of `arrays`
 
@@ -53,6 +58,8 @@ class Trace(Mapping[str, Floats]):
         for name, count in zip(("steps", "sequences"), self.x.shape[:2], strict=True):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, np.arange(count))
+        if self.length < 0:
+            object.__setattr__(self, "length", len(self.x))
 
     def __getitem__(self, name: str) -> Floats:
         if name in self.arrays:
@@ -156,6 +163,21 @@ class Trace(Mapping[str, Floats]):
         """All units, those first that are on most exactly where a pattern is: see `measures.find`."""
         return measures.find(self, on, name)
 
+    def draw(
+        self, step: int, unit: int, layer: int = 0, reverse: bool = False, sequence: int = 0, title: str = ""
+    ) -> Picture:
+        """The block diagram of a cell with the numbers of one unit at one step: see `draw.trace_diagram`."""
+        return trace_diagram(self, step, unit, layer, reverse, sequence, title)
+
+    def flow(self, step: int, layer: int = 0, reverse: bool = False, sequence: int = 0, title: str = "") -> Picture:
+        """The data flow of a whole layer at one step of a sequence, with shapes, and the range of each array."""
+        values = values_of(self, step, None, layer, reverse, sequence)
+        return flow_diagram(self.spec, layer, 1, values, title)
+
+    def plot(self, *names: str, **options: Any) -> Figure:
+        """Heat maps over time of named values of one layer: see `plots.trace_figure` for the options."""
+        return trace_figure(self, names, **options)
+
     def to_dict(self) -> dict[str, Floats]:
         """The arrays by name, (T, B, units) each."""
         return dict(self.arrays)
@@ -205,7 +227,7 @@ class Trace(Mapping[str, Floats]):
         own = {"x": self.x, "output": self.output, "steps": self.steps, "sequences": self.sequences}
         own |= {} if self.units is None else {"units": self.units}
         tensors = {name: np.ascontiguousarray(array) for name, array in {**own, **tensors}.items()}
-        file.write(path, tensors, {"spec": str(self.spec), "kind": "trace"})
+        file.write(path, tensors, {"spec": str(self.spec), "kind": "trace", "length": str(self.length)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:
@@ -228,7 +250,12 @@ class Trace(Mapping[str, Floats]):
             for group in ("arrays", "gradients")
         )
         x, output, steps, sequences = (tensors[name] for name in ("x", "output", "steps", "sequences"))
-        return cls(spec, x, groups["initial"], arrays, output, gradients, steps, sequences, tensors.get("units"))
+        length = metadata.get("length", "")
+        if not length.isdecimal():
+            raise ValueError(f"'{path}' says '{length}' of the length of its run: expected a number, save it again")
+        return cls(
+            spec, x, groups["initial"], arrays, output, gradients, steps, sequences, tensors.get("units"), int(length)
+        )
 
     def _suffix(self, layer: int, reverse: bool) -> str:
         return f"_l{layer}" + ("_reverse" if reverse else "")
@@ -299,7 +326,7 @@ def join(traces: Sequence[Trace]) -> Trace:
             raise ValueError(f"Traces of {first.spec} and {other.spec} do not fit: expected the same values, sequences")
     if first.spec.bidirectional:
         raise ValueError("Runs in both directions do not follow one another: each begins at its own end")
-    starts = np.cumsum([0, *(len(t.x) for t in traces[:-1])])
+    starts = np.cumsum([0, *(t.length for t in traces[:-1])])
 
     def together(parts: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
         return {
@@ -313,4 +340,5 @@ def join(traces: Sequence[Trace]) -> Trace:
         output=np.concatenate([t.output for t in traces]),
         gradients=together([t.gradients for t in traces]),
         steps=np.concatenate([t.steps + start for t, start in zip(traces, starts, strict=True)]),
+        length=sum(t.length for t in traces),
     )
