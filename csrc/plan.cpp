@@ -153,14 +153,16 @@ class Run {
   // Do threads share sequences? That needs no meeting of theirs; sharing units reads each weight once.
   bool by_rows(int threads) const { return walk_.batch >= (size_ < 600000 ? 4 : 8) * threads || pieces() < threads; }
 
-  // Says how the work is shared, and takes the memory for it. Returns the number of threads.
-  int share(int threads) {
+  // Says how the work is shared, and takes the memory for it. Returns the number of threads. `chained`: another run
+  // waits for the steps of this one, or this one for another's.
+  int share(int threads, bool chained = false) {
     if (walk_.time * work() < 100000) threads = 1;
     walk_.by_rows = by_rows(threads);
     threads = std::min(threads, walk_.by_rows ? walk_.batch : std::max(pieces(), walk_.batch >= threads ? threads : 1));
     if (!walk_.by_rows && pieces() < threads) walk_.by_rows = 1;
     const int rows = walk_.by_rows ? (walk_.batch + threads - 1) / threads : walk_.batch;
     walk_.chunk = std::max(1, std::min(walk_.time, 96 / std::max(rows, 1)));
+    if (chained) walk_.chunk = std::min(walk_.chunk, std::max(6, walk_.time / 16));
     walk_.temporary = (std::max(kernels_.workspace(walk_), Long(plan_.temporaries_) * BLOCK) + 63) / 16 * 16;
     Long deepest = 0;
     for (const Matrix &m : matrices_) {
@@ -243,7 +245,7 @@ void run(const Kernels &chosen, int time, int batch, int threads, const std::vec
   for (const Task &task : tasks) runs.push_back(std::make_unique<Run>(chosen, time, batch, task, active));
   if (apart(runs, time, threads)) {
     for (std::size_t k = 0; k < runs.size(); k++) {
-      runs[k]->share(1);
+      runs[k]->share(1, chained);
       if (chained && k + 1 < runs.size()) runs[k]->announce();
       if (chained && k) runs[k]->follow(*runs[k - 1]);
     }

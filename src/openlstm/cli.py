@@ -144,6 +144,87 @@ def describe(
     typer.echo(str(describe_spec(spec, time, batch, outputs)))
 
 
+@app.command()
+def explore(
+    model: Annotated[Path, typer.Argument(help="A model file, or a trace that was saved.", show_default=False)],
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="What the model reads: a CSV file, or for layers alone an .npy file, (steps, inputs). A trace needs "
+            "none; a text file with a character for each step is shown beside it.",
+            show_default="none",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page.")] = Path("explorer.html"),
+    sequence: Annotated[int | None, typer.Option(help="Which sequence of the batch.", show_default="the first")] = None,
+    names: Annotated[
+        str | None, typer.Option(help="Values to show, such as 'f,c,h'.", show_default="all that fit")
+    ] = None,
+) -> None:
+    """Make a web page on which a run is played step by step, searched and compared. It needs no network."""
+    from .explore import page
+    from .file import replace
+
+    trace, shown = _traced(model, data)
+    chosen = None if names is None else [name.strip() for name in names.split(",")]
+    text = page(trace, shown, sequence, chosen, f"{model.name}{f' on {data.name}' if data else ''}")
+    replace(out, text.encode())
+    typer.echo(f"Wrote {out}, {len(text) / 1e6:.1f} MB: open it in a browser")
+
+
+def _traced(model: Path, data: Path | None) -> tuple[Any, Any]:
+    """The trace of a model's run on a file, or a saved one, and what to show beside it; None: the model's input."""
+    from . import file
+
+    metadata = file.read(model, "torch" if find_spec("torch") else "numpy")[1]
+    if metadata.get("kind") == "trace":
+        from .tracing import Trace
+
+        trace = Trace.load(model)
+        return trace, None if data is None else data.read_text(encoding="utf-8")
+    if data is None:
+        raise ValueError(f"'{model}' is a model, not a trace: give a file that it shall read too")
+    import torch
+
+    from .models import load
+    from .models import trace as run
+
+    if "task" in metadata:
+        from .train.data import read_csv
+        from .train.forecast import Forecaster
+
+        trained = Forecaster.load(model)
+        series = read_csv(data, trained.task.target, trained.task.time)
+        x = torch.from_numpy(trained.task.scaling.apply(series.values)).float()
+        with run(trained) as watch, torch.no_grad():
+            trained(x[None])
+        return watch["recurrent"], series.values
+    layer = load(model)
+    given = torch.from_numpy(_numbers(data)).to(next(layer.parameters()).dtype)
+    batched = given[:, None] if given.dim() == 2 else given
+    return run(layer, batched.transpose(0, 1) if layer.spec.batch_first else batched), None
+
+
+def _numbers(path: Path) -> Any:
+    """An array of numbers: an .npy file, or a CSV file with a line of names."""
+    import numpy as np
+
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file '{path}': give an .npy or a .csv file with the model's input")
+    if path.suffix == ".npy":
+        found = np.load(path, allow_pickle=False)
+    else:
+        import pandas as pd
+
+        found = pd.read_csv(path).to_numpy()
+    if found.dtype.kind not in "fiub" or found.ndim not in (2, 3):
+        raise ValueError(
+            f"'{path}' holds {found.dtype} of shape {found.shape}: expected numbers, (steps, inputs) or (steps, "
+            "sequences, inputs)"
+        )
+    return found.astype(np.float64)
+
+
 commands.add(app)
 
 
