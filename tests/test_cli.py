@@ -9,7 +9,9 @@ import sys
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import openlstm
@@ -52,6 +54,31 @@ def test_example_twice_gives_the_same(tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert call("example", "-o", tmp_path).exit_code == 0
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_explore(tmp_path):
+    lstm, page = openlstm.LSTM(2, 3, batch_first=True), tmp_path / "page.html"
+    openlstm.save(lstm, tmp_path / "m.safetensors")
+    x = np.random.default_rng(0).normal(size=(6, 2))
+    np.save(tmp_path / "x.npy", x)
+    pd.DataFrame(x, columns=["a", "b"]).to_csv(tmp_path / "x.csv", index=False)
+    for data in ("x.npy", "x.csv"):
+        done = call("explore", tmp_path / "m.safetensors", tmp_path / data, "-o", page, "--names", "c, h")
+        assert done.exit_code == 0, done.output
+        assert f"Wrote {page}," in done.output and f"m.safetensors on {data}" in page.read_text()
+    openlstm.trace(lstm, torch.from_numpy(x).float()[None]).save(tmp_path / "t.safetensors")
+    (tmp_path / "x.txt").write_text("abcdef")
+    assert call("explore", tmp_path / "t.safetensors", tmp_path / "x.txt", "-o", page).exit_code == 0
+    for args, message in (
+        ([tmp_path / "m.safetensors"], "is a model, not a trace: give a file that it shall read too"),
+        ([tmp_path / "m.safetensors", tmp_path / "none.npy"], "There is no file '.*none.npy': give an .npy or a .csv"),
+        ([tmp_path / "t.safetensors", tmp_path / "x.txt", "--names", "k"], "k"),
+    ):
+        done = call("explore", *args, "-o", page)
+        assert done.exit_code == cli.WRONG and re.search(message, done.output.replace("\n", " ")), done.output
+    np.save(tmp_path / "x.npy", x[0])
+    done = call("explore", tmp_path / "m.safetensors", tmp_path / "x.npy")
+    assert "expected numbers, (steps, inputs)" in done.output.replace("\n", " ")
 
 
 def test_describe_a_form():

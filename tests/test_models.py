@@ -283,8 +283,8 @@ def test_table_of_a_unit():
     trace = openlstm.trace(lstm, x, lengths=[2])
     lines = trace.table(unit=1, digits=3).splitlines()
     assert lines[0].split() == ["step", "x1", "z_i", "z_f", "z_g", "z_o", "i", "f", "g", "c", "o", "h"]
-    assert lines[1].split()[:3] == ["1", "1", "1.5"] and len(lines) == 3
-    assert lines[2].split()[:2] == ["2", "-1"]
+    assert lines[1].split()[:3] == ["0", "1", "1.5"] and len(lines) == 3
+    assert lines[2].split()[:2] == ["1", "-1"]
     assert len({len(line) for line in lines}) == 1
     with pytest.raises(IndexError, match=r"^unit 2: layer 0 of this trace has 0 to 1$"):
         trace.table(unit=2)

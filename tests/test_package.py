@@ -92,6 +92,9 @@ LIGHT = [name for name, level in LEVELS.items() if level < 3] + [
     "program",
     "draw",
     "plots",
+    "measures",
+    "tracing",
+    "explore",
     "description",
     "cli",
 ]

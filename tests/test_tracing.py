@@ -155,7 +155,7 @@ def test_what_a_context_keeps():
     assert (part.steps.tolist(), part.sequences.tolist(), part.units.tolist()) == ([1, 3], [1], [0, 3])
     np.testing.assert_array_equal(part.x, x[1:5:2, 1:])
     head, first, second = part.table(unit=3, layer=1, sequence=1).splitlines()
-    assert head.split() == ["step", "x1", "x2", "x3", "c"] and (first.split()[0], second.split()[0]) == ("2", "4")
+    assert head.split() == ["step", "x1", "x2", "x3", "c"] and (first.split()[0], second.split()[0]) == ("1", "3")
     with pytest.raises(IndexError, match=r"unit 1: layer 1 of this trace has 0, 3"):
         part.table(unit=1, layer=1, sequence=1)
     with pytest.raises(IndexError, match=r"sequence 0: this trace has 1 to 1"):
@@ -307,6 +307,17 @@ def test_pictures_of_a_trace(tmp_path):
     assert "[1, 8] × [8, 16]" in flow and f"{t['c_l1'][2, 0, 0]:.3g}" in flow
     figure = t.plot("c", "f", layer=1)
     assert [axes.get_ylabel() for axes in figure.axes if "memory" in axes.get_ylabel()]
+
+
+def test_the_explorer_of_a_trace(tmp_path):
+    t = openlstm.trace(openlstm.LSTM(3, 4), torch.randn(5, 1, 3))
+    page = t.explore("abc<&", title="five letters")
+    page.save(tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text() == page and "five letters" in page
+    frame = page._repr_html_()
+    assert frame.startswith("<iframe") and frame.count("<") == 2  # all of the page is an attribute's text
+    with pytest.raises(ValueError, match=r"it should end with .html"):
+        page.save(tmp_path / "page.txt")
 
 
 def test_joining():

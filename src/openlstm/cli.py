@@ -163,12 +163,11 @@ def explore(
 ) -> None:
     """Make a web page on which a run is played step by step, searched and compared. It needs no network."""
     from .explore import page
-    from .file import replace
 
     trace, shown = _traced(model, data)
     chosen = None if names is None else [name.strip() for name in names.split(",")]
     text = page(trace, shown, sequence, chosen, f"{model.name}{f' on {data.name}' if data else ''}")
-    replace(out, text.encode())
+    text.save(out)
     typer.echo(f"Wrote {out}, {len(text) / 1e6:.1f} MB: open it in a browser")
 
 

@@ -9,18 +9,20 @@ import base64
 import gzip
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from . import measures
+from . import file, measures
 from .draw import block_diagram
 from .emit import Node, graph, shown, text
 from .spec import Walk
@@ -91,13 +93,28 @@ class _Form:
     inner: bool = False
 
 
+class Page(str):
+    """A web page as text. A notebook shows it in a frame."""
+
+    def _repr_html_(self) -> str:
+        # A page of its own: its script and style must not meet the notebook's.
+        frame = 'style="width:100%;height:46rem;border:0" sandbox="allow-scripts"'
+        return f'<iframe title="openlstm explorer" {frame} srcdoc="{escape(self, quote=True)}"></iframe>'
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes it to an .html file, whole or not at all. Errors: ValueError for another ending, OSError."""
+        if Path(path).suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"The page's name is '{os.fspath(path)}': it should end with .html")
+        file.replace(path, self.encode())
+
+
 def page(
     traces: Trace | Mapping[str, Trace],
     input: Any = None,
     sequence: int | Mapping[str, int] | None = None,
     names: Sequence[str] | None = None,
     title: str = "",
-) -> str:
+) -> Page:
     """The explorer of a trace, or of two beside each other by their labels, as the text of one HTML page.
 
     `input`: what to show above: text (a string or strings, one for each step), a series (T,) or frames (T, I); if not
@@ -124,12 +141,12 @@ def page(
     for form in forms if names is None else [replace(form, inner=True) for form in forms]:
         # What is twice too large would take seconds to compress, and fit only if it were nearly constant.
         if _bytes(sides, form) <= 2 * LIMIT and len(made := _made(sides, form, title)[0]) <= LIMIT:
-            return made
+            return Page(made)
     most = min(widest, int(2 * LIMIT / max(1.0, _bytes(sides, form) / widest)))
     while most > 0:
         made, size = _made(sides, replace(form, most=most), title)
         if len(made) <= LIMIT:
-            return made
+            return Page(made)
         most = min(most - 1, int(0.98 * most * (LIMIT - len(made) + size) / size))
     raise ValueError(
         f"The explorer's page cannot hold {max(len(side.steps) for side in sides)} steps: it would have more than "

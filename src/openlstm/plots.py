@@ -57,7 +57,7 @@ def gates_figure(
     if not isinstance(series, Mapping):
         series = {} if series is None else {"input": series}
     steps = _same_steps(arrays, series, time)
-    at = np.arange(1, steps + 1) if time is None else np.asarray(time)
+    at = np.arange(steps) if time is None else np.asarray(time)
     rows = bool(series) + len(arrays)
     figure = _figure(1.0 + 1.15 * rows + 0.4 * bool(series))
     grid = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=[1.5] * bool(series) + [1] * len(arrays))
@@ -79,7 +79,7 @@ def gates_figure(
         bound = float(np.nanpercentile(np.abs(array), 98)) or max(-low, high) or 1.0
         image = axes.pcolormesh(
             at,
-            np.arange(1, len(places) + 1),
+            np.arange(len(places)),
             array[:, places].T,
             shading="nearest",
             cmap="cividis" if gate else "RdBu_r",
@@ -88,7 +88,7 @@ def gates_figure(
             rasterized=True,
         )
         axes.invert_yaxis()
-        axes.set_yticks(sorted({1, len(places)}) if order is None else [])
+        axes.set_yticks(sorted({0, len(places) - 1}) if order is None else [])
         words = (titles or {}).get(name, name).split()
         axes.set_ylabel("\n".join([*words, *(["unit"] if order is None else [])]))
         extend = "neither" if gate else ("neither", "min", "max", "both")[(low < -bound) + 2 * (high > bound)]

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from . import file, measures
 from .draw import Picture, flow_diagram, trace_diagram, values_of
+from .explore import Page, page
 from .plots import trace_figure
 from .spec import Spec
 
@@ -135,7 +136,7 @@ class Trace(Mapping[str, Floats]):
     def table(self, unit: int = 0, layer: int = 0, sequence: int = 0, reverse: bool = False, digits: int = 5) -> str:
         """One unit's numbers at every step as text: the network's inputs, if few, then each named value.
 
-        `digits` are significant ones. Past the end of the sequence nothing is printed.
+        Steps are numbered from 0. `digits` are significant ones. Past the end of the sequence nothing is printed.
         """
         width = self.x.shape[2]
         if sequence not in self.sequences:
@@ -151,7 +152,7 @@ class Trace(Mapping[str, Floats]):
         if width <= WIDE:
             columns = {f"x{k + 1}": self.x[:, b, k] for k in range(width)} | columns
         rows = [["step", *columns]]
-        rows += [[str(self.steps[t] + 1), *(f"{column[t]:.{digits}g}" for column in columns.values())] for t in steps]
+        rows += [[str(self.steps[t]), *(f"{column[t]:.{digits}g}" for column in columns.values())] for t in steps]
         widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
         return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
 
@@ -177,6 +178,13 @@ class Trace(Mapping[str, Floats]):
     def plot(self, *names: str, **options: Any) -> Figure:
         """Heat maps over time of named values of one layer: see `plots.trace_figure` for the options."""
         return trace_figure(self, names, **options)
+
+    def explore(self, input: Any = None, sequence: int | None = None, title: str = "") -> Page:
+        """The explorer of this trace: a web page that a notebook shows, and that `.save("page.html")` writes.
+
+        `input`: what to show above: text, one character a step, a series (T,) or frames (T, I): see `explore.page`.
+        """
+        return page(self, input, sequence, title=title)
 
     def to_dict(self) -> dict[str, Floats]:
         """The arrays by name, (T, B, units) each."""
