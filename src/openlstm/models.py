@@ -170,9 +170,9 @@ class Watch:
             others = any(isinstance(module, tuple(TORCH_LAYERS)) for module in model.modules())
             more = ": call openlstm.accelerate(model) first, which swaps torch's" if others else ""
             raise TypeError(f"{type(model).__name__} has no recurrent layer of openlstm{more}")
-        asked = options["names"], options["layers"]
+        self._kept: dict[Spec, frozenset[str] | None] = {}
         for module in self._layers.values():
-            chosen(module.spec, all_names(module.spec), *asked)  # what is wrong is said now
+            self.keep(module.spec)  # what is wrong is said now
 
     def __enter__(self) -> Watch:
         for name, module in self._layers.items():
@@ -209,10 +209,11 @@ class Watch:
 
     def keep(self, spec: Spec) -> Keep:
         """What a run of this spec shall keep."""
-        if self._options["names"] is None and self._options["layers"] is None:
-            return Keep(None, self._gradients)
-        names = chosen(spec, all_names(spec), self._options["names"], self._options["layers"])
-        return Keep(frozenset(names), self._gradients)
+        if spec not in self._kept:
+            asked = self._options["names"], self._options["layers"]
+            every = asked == (None, None)
+            self._kept[spec] = None if every else frozenset(chosen(spec, all_names(spec), *asked))
+        return Keep(self._kept[spec], self._gradients)
 
     def take(
         self,

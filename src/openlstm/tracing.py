@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -269,13 +270,14 @@ class Trace(Mapping[str, Floats]):
         return f"_l{layer}" + ("_reverse" if reverse else "")
 
 
-def all_names(spec: Spec) -> list[str]:
+@functools.lru_cache(maxsize=256)
+def all_names(spec: Spec) -> tuple[str, ...]:
     """The names of all values of a variant, with the layers' suffixes, in the order of the equations.
 
     >>> all_names(Spec.of("rnn", 1, 1, 2))
-    ['z_h_l0', 'h_l0', 'z_h_l1', 'h_l1']
+    ('z_h_l0', 'h_l0', 'z_h_l1', 'h_l1')
     """
-    return [name + walk.suffix for walk in spec.walks for name in measures.roles(spec).values]
+    return tuple(name + walk.suffix for walk in spec.walks for name in measures.roles(spec).values)
 
 
 def chosen(
@@ -287,8 +289,9 @@ def chosen(
     """
     there = list(there)
     some = set(range(spec.num_layers)) if layers is None else set(_places("layer", layers, spec.num_layers).tolist())
-    suffixes = {walk.suffix for walk in spec.walks if walk.layer in some}
-    split = {name: next((w.suffix for w in spec.walks if name.endswith(w.suffix)), "") for name in there}
+    every = [walk.suffix for walk in spec.walks]
+    suffixes = {suffix for suffix, walk in zip(every, spec.walks, strict=True) if walk.layer in some}
+    split = {name: next((suffix for suffix in every if name.endswith(suffix)), "") for name in there}
     found = [name for name in there if split[name] in suffixes]
     if names is None:
         return found
