@@ -1,17 +1,17 @@
 """What has a character model learned? Trains one on Python's own library and looks for units with a role.
 
-    python examples/characters.py [--minutes 3] [--out characters]
+    python examples/characters.py [--minutes 5] [--out characters]
 
 The model reads a file that it has not seen. What a Python tokenizer says of each character (is it inside a string, a
 comment, brackets; how deep is its line indented) is held against the memory of every unit, and the units that follow
-best are named and shown. The trace, the model and the explorer's page are put into the folder `--out`.
+best are named and shown. Into the folder `--out` go the layer (model.safetensors, which `openlstm explore` reads too),
+and the explorer's page of the first 1500 characters.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import string
 import sysconfig
 import time
 import tokenize
@@ -26,64 +26,56 @@ from torch import Tensor, nn
 
 import openlstm
 from openlstm import file
+from openlstm.example import ALPHABET, numbers, one_hot
 
-ALPHABET = string.printable[:97] + "\N{REPLACEMENT CHARACTER}"  # which stands for all others
 HELD_OUT = "textwrap.py"  # the file that is read at the end, and never trained on
+UNITS, STEPS, BATCH, RATE = 128, 100, 32, 3e-3
 FSTRING = tuple(getattr(tokenize, f"FSTRING_{name}", -1) for name in ("START", "END"))  # from Python 3.12 on
-UNITS, STEPS, BATCH = 256, 100, 32
 
 
 def read(path: Path) -> str:
-    """The text of a source, in the alphabet."""
-    text = path.read_text(encoding="utf-8", errors="replace").expandtabs(4)
-    return "".join(c if c in ALPHABET else ALPHABET[-1] for c in text)
-
-
-def encode(text: str) -> Tensor:
-    """The numbers of characters."""
-    return torch.tensor([ALPHABET.index(c) for c in text])
+    """The text of a source."""
+    return path.read_text(encoding="utf-8", errors="replace").expandtabs(4)
 
 
 class Characters(nn.Module):
-    """Reads characters (T, B), and for each gives the odds of the next one (T, B, characters)."""
+    """Reads characters (T, B, alphabet), and for each gives the odds of the next one, of the same shape."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(len(ALPHABET), 64)
-        self.recurrent = openlstm.LSTM(64, UNITS, forget_bias=1.0)
+        self.recurrent = openlstm.LSTM(len(ALPHABET), UNITS, forget_bias=1.0)
         self.output = nn.Linear(UNITS, len(ALPHABET))
 
-    def forward(self, text: Tensor, state: object = None) -> tuple[Tensor, object]:
-        """The odds, and the state after the last character."""
-        y, state = self.recurrent(self.embedding(text), state)
+    def forward(self, x: Tensor, state: object = None) -> tuple[Tensor, object]:
+        """The odds, and the state after the last character, from one_hot characters."""
+        y, state = self.recurrent(x, state)
         return self.output(y), state
 
 
 def train(model: Characters, text: str, minutes: float, console: Console) -> None:
     """Reads the text in order, BATCH places at once, each with the state from where it stopped."""
-    stream = encode(text)
+    stream = torch.from_numpy(numbers(text))
     lanes = stream[: len(stream) // BATCH * BATCH].view(BATCH, -1).t()  # (T, B)
-    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    eye = torch.eye(len(ALPHABET))
+    optimizer = torch.optim.Adam(model.parameters(), RATE)
     until, step, state, recent = time.monotonic() + 60 * minutes, 0, None, []
-    while time.monotonic() < until:
+    while (left := (until - time.monotonic()) / (60 * minutes)) > 0:
+        optimizer.param_groups[0]["lr"] = RATE * (0.03 + 0.97 * left)
         at = step * STEPS % (len(lanes) - STEPS - 1)
         if at < STEPS:
             state = None  # the text begins again
         elif state is not None:
             state = tuple(part.detach() for part in state)  # type: ignore[attr-defined]
-        odds, state = model(lanes[at : at + STEPS], state)
+        odds, state = model(eye[lanes[at : at + STEPS]], state)
         loss = nn.functional.cross_entropy(odds.flatten(0, 1), lanes[at + 1 : at + STEPS + 1].flatten())
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        recent = [*recent[-199:], loss.item()]
+        recent = [*recent[-499:], loss.item()]
         step += 1
-        if step % 500 == 0:
+        if step % 1000 == 0:
             console.print(f"step {step}: {np.mean(recent) / np.log(2):.2f} bits a character")
-        # The rate falls to a tenth at the end.
-        left = max(0.0, (until - time.monotonic()) / (60 * minutes))
-        optimizer.param_groups[0]["lr"] = 2e-3 * (0.1 + 0.9 * left)
 
 
 def roles(text: str) -> dict[str, np.ndarray]:
@@ -110,7 +102,6 @@ def roles(text: str) -> dict[str, np.ndarray]:
                 found["brackets"][opened:last] = True
     for line, start in zip(text.splitlines(keepends=True), starts, strict=False):
         found["indented"][start : start + len(line)] = len(line) - len(line.lstrip(" ")) >= 8
-    # A unit knows of a character when it has read it: what it says there is whether the next one is inside too.
     return found
 
 
@@ -128,25 +119,26 @@ def show(text: str, values: np.ndarray) -> Text:
 def main() -> None:
     """Trains, looks, shows, and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=3.0, help="how long to train (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=5.0, help="how long to train (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("characters"), help="where results go (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the first weights (%(default)s)")
     given = parser.parse_args()
     console = Console(highlight=False)
     torch.manual_seed(given.seed)
     library = Path(sysconfig.get_path("stdlib"))
     sources = sorted(path for path in library.glob("*.py") if path.name != HELD_OUT)
     model = Characters()
-    console.print(f"Training for {given.minutes:g} minutes on {len(sources)} files of {library}")
+    console.print(f"Training for {given.minutes:g} minutes on {len(sources)} files of {library}", soft_wrap=True)
     train(model, "".join(map(read, sources)), given.minutes, console)
 
     text = read(library / HELD_OUT)
     with torch.no_grad(), openlstm.trace(model, names=["i", "f", "o", "c", "h"]) as run:
-        odds, _ = model(encode(text)[:, None])
-    loss = nn.functional.cross_entropy(odds[:-1, 0], encode(text)[1:]).item() / np.log(2)
+        x = torch.from_numpy(one_hot(text))
+        odds, _ = model(x[:, None])
+    loss = nn.functional.cross_entropy(odds[:-1, 0], torch.from_numpy(numbers(text))[1:]).item() / np.log(2)
     trace = run["recurrent"]
     console.print(f"\n{HELD_OUT}, never seen: {loss:.2f} bits a character\n\n{trace.summary()}\n")
-    table = Table("role", "unit", "match", "second", title="units whose memory follows a role best")
+    table = Table("role", "unit", "match", "second", title="Units whose memory follows a role best")
     best = {}
     for role, on in roles(text).items():
         first, second = trace.find(on)[:2]
@@ -159,8 +151,10 @@ def main() -> None:
         console.print(f"\n[bold]unit {unit}[/bold], {role}:")
         console.print(show(text[part], trace["c"][part, 0, unit]))
     file.make_folder(given.out)
-    trace.save(given.out / "trace.safetensors")
     openlstm.save(model.recurrent, given.out / "model.safetensors")
+    page = trace.select(steps=slice(1500)).explore(text[:1500], title=f"A character model reads {HELD_OUT}")
+    page.save(given.out / "explorer.html")
+    console.print(f"\nWrote model.safetensors and explorer.html to {given.out}/", soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

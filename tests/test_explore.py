@@ -656,8 +656,11 @@ def test_a_finger_taps_drags_and_scrolls(show):
             assert (shown.state("unit") > 0) == (selector == ".map")
             assert touch(selector, down=-120) > 50
             assert shown.run("return sides[0].ranges") == []
-            touch(selector, across=80)
-            assert shown.run("return sides[0].ranges.length") == (selector != ".map")
+            for _ in range(3):  # a browser on a busy machine may take a quick finger for one that scrolls
+                touch(selector, across=80)
+                if found := shown.run("return sides[0].ranges.length"):
+                    break
+            assert found == (selector != ".map")
     finally:
         shown.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
 

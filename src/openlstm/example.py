@@ -1,14 +1,17 @@
-"""The worked example: one LSTM cell whose numbers can be followed by hand.
+"""The worked example, one LSTM cell whose numbers can be followed by hand; and a trained model to look into.
 
-Its candidate takes x1; x2 = 1 opens the input gate, x2 = -1 shuts the forget gate, x3 = 1 opens the output gate.
+The cell's candidate takes x1; x2 = 1 opens the input gate, x2 = -1 shuts the forget gate, x3 = 1 opens the output gate.
 The gates are sigmoids of ±10 and more, so rounded they are 0 and 1: the memory goes 3, 7, 7, 7, 0.
 """
 
 from __future__ import annotations
 
+import string
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .cells import Numpy
 from .spec import Spec
@@ -23,6 +26,25 @@ WEIGHTS = {  # on (x1, x2, x3, 1); those on h are 0
     "o": (0.0, 0.0, 100.0, -10.0),
 }
 INPUTS = ((3.0, 1.0, 0.0), (4.0, 1.0, 0.0), (2.0, 0.0, 0.0), (1.0, 0.0, 1.0), (3.0, -1.0, 0.0))
+
+# A layer of 128 units that guesses the next character of Python sources: `examples/characters.py` has trained it.
+CHARACTERS = Path(__file__).parent / "characters.safetensors"
+ALPHABET = string.printable[:97] + "\N{REPLACEMENT CHARACTER}"  # which stands for all others
+
+
+def numbers(text: str) -> npt.NDArray[np.int64]:
+    """The places of characters in `ALPHABET`, (T,)."""
+    places = {c: k for k, c in enumerate(ALPHABET)}
+    return np.array([places.get(c, len(ALPHABET) - 1) for c in text], np.int64)
+
+
+def one_hot(text: str) -> Floats:
+    """What the character model reads: a row for each character, (T, 98), with a 1 for which of `ALPHABET` it is.
+
+    >>> one_hot("0a").shape, one_hot("0a").argmax(-1)
+    ((2, 98), array([ 0, 10]))
+    """
+    return np.eye(len(ALPHABET), dtype=np.float32)[numbers(text)]
 
 
 def parameters() -> dict[str, Floats]:

@@ -210,11 +210,11 @@ class Summary:
             dead = [str(unit["unit"]) for unit in own if unit["dead"]]
             lines += ["", f"layer {walk.layer}{direction}: {len(own)} units, dead: {_some(dead) or 'none'}"]
             gates = list(own[0]["open"])
-            rows = [["gate", f"above {OPEN:g}", f"below {SHUT:g}", "always open", "always shut"]]
+            rows = [["gate", f"above {OPEN:g}", f"below {SHUT:g}", "units always open", "always shut"]]
             for gate in gates:
                 opened, shut = (np.array([unit[kind][gate] for unit in own]) for kind in ("open", "shut"))
                 name = f"{gate}  {titles.get(gate, '')}".rstrip()
-                always = [f"{np.sum(share == 1)} units" for share in (opened, shut)]
+                always = [str(np.sum(share == 1)) for share in (opened, shut)]
                 rows.append([name, f"{opened.mean():.1%}", f"{shut.mean():.1%}", *always])
             if gates:
                 widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]

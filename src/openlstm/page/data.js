@@ -143,6 +143,12 @@ function scaleOf(name) {
   return [Math.min(...found.map(([low]) => low)), Math.max(...found.map(([, high]) => high))];
 }
 
+/* Scale of one unit's line: units that are far out must not leave it without colour. */
+function scaleWithin(line, scale) {
+  const most = line.reduce((found, value) => (Number.isFinite(value) ? Math.max(found, Math.abs(value)) : found), 0);
+  return scale[0] === 0 || !most ? scale : [-most, most];
+}
+
 function theme() {
   const style = getComputedStyle(document.documentElement);
   const get = (name) => style.getPropertyValue(name).trim();

@@ -376,7 +376,8 @@ class Side {
     if (!values) return;
     const walk = this.walks.get(state.walk);
     const row = this.row;
-    const scale = scaleOf(state.name);
+    const whole = scaleOf(state.name);
+    const scale = row === undefined ? whole : scaleWithin(values.line(row), whole);
     const data = [];
     const layout = this.layout({ dragmode: false, hovermode: "x" });
     const { accent, ink } = theme();
