@@ -173,6 +173,17 @@ def test_a_compiled_model_is_traced_in_eager_mode():
     assert len(watch.traces[""]) == 1
 
 
+def test_choices_that_can_be_read_once_only():
+    model, x = small(), torch.randn(6, 2, 3)
+    with openlstm.trace(model, names=iter(["h"]), units=iter([1, 2]), steps=(t for t in (0, 5))) as watch:
+        run(model, x)
+        run(model, x)
+    assert [[*trace, trace["h_l0"].shape] for traces in watch.traces.values() for trace in traces] == [
+        *[["h_l0", "h_l1", (2, 2, 2)]] * 2,
+        *[["h_l0", "h_l0_reverse", (2, 2, 2)]] * 2,
+    ]
+
+
 def test_cells_are_traced_step_by_step():
     cell, x = openlstm.LSTMCell(3, 4), torch.randn(5, 2, 3)
     lstm = openlstm.LSTM(3, 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -137,7 +137,9 @@ def trace(
     >>> run["1"].gradients["c_l0"].shape
     (7, 2, 4)
     """
-    options = {"names": names, "layers": layers, "steps": steps, "sequences": sequences, "units": units}
+    given = {"names": names, "layers": layers, "steps": steps, "sequences": sequences, "units": units}
+    # What can be read once only is read for every layer and run.
+    options = {what: tuple(some) if isinstance(some, Iterator) else some for what, some in given.items()}
     if input is None:
         if hx is not None or lengths is not None or reset is not None:
             raise TypeError("trace has hx, lengths or reset, but no input: give it, or none of them for a context")
