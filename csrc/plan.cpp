@@ -223,27 +223,25 @@ class Run {
 };
 
 // Is it quicker to give each task to one thread, a layer running behind the one below it, than to share every task
-// among all threads? Where sequences are shared nothing is gained. Where units are, threads meet twice a step or more.
-static bool apart(const std::vector<std::unique_ptr<Run>> &runs, int time, int threads) {
+// among all threads? Where sequences are shared little is gained. Where units are, threads meet twice a step or more.
+static bool apart(const std::vector<std::unique_ptr<Run>> &runs, int time, int batch, int threads) {
   const double MEETING = 20000;  // multiplications in the time in which threads meet
   const int count = int(runs.size());
   if (threads < 2 || count < 2 || time < 2) return false;
   double shared = 0, alone = 0, most = 0;
   for (const auto &run : runs) {
-    if (run->by_rows(threads) && run->pieces() >= threads) return false;
-    const int team = std::min(threads, run->pieces());
-    const bool single = time * run->work() < 100000 || team < 2;
-    shared += single ? run->work() : run->work() / team + 2 * MEETING;
+    const bool rows = run->by_rows(threads);
+    const int team = time * run->work() < 100000 ? 1 : std::min(threads, rows ? batch : run->pieces());
+    shared += run->work() / team + (rows || team < 2 ? 0 : 2 * MEETING);
     most = std::max(most, run->work()), alone += run->work();
   }
-  if (time * alone < 100000) return false;
-  return std::max(most * ((count + threads - 1) / threads), alone / threads) < shared;
+  return time * alone >= 100000 && std::max(most * ((count + threads - 1) / threads), alone / threads) < shared;
 }
 
 void run(const Kernels &chosen, int time, int batch, int threads, const std::vector<Task> &tasks, bool chained, Long active) {
   std::vector<std::unique_ptr<Run>> runs;
   for (const Task &task : tasks) runs.push_back(std::make_unique<Run>(chosen, time, batch, task, active));
-  if (apart(runs, time, threads)) {
+  if (apart(runs, time, batch, threads)) {
     for (std::size_t k = 0; k < runs.size(); k++) {
       runs[k]->share(1, chained);
       if (chained && k + 1 < runs.size()) runs[k]->announce();

@@ -42,7 +42,7 @@ RUNS = (
         ("libtsan.so",),
         {"TSAN_OPTIONS": "exitcode=0"},  # judged by what is printed
         False,
-        "same_bits_on_any or python_threads",
+        "same_bits_on_any or python_threads or (behind and gru)",
     ),
 )
 
