@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import openlstm
 from openlstm import file
-from openlstm.example import ALPHABET, numbers, one_hot
+from openlstm.example import ALPHABET, encode, one_hot
 
 HELD_OUT = "textwrap.py"  # the file that is read at the end, and never trained on
 UNITS, STEPS, BATCH, RATE = 128, 100, 32, 3e-3
@@ -54,7 +54,7 @@ class Characters(nn.Module):
 
 def train(model: Characters, text: str, minutes: float, console: Console) -> None:
     """Reads the text in order, BATCH places at once, each with the state from where it stopped."""
-    stream = torch.from_numpy(numbers(text))
+    stream = torch.from_numpy(encode(text))
     lanes = stream[: len(stream) // BATCH * BATCH].view(BATCH, -1).t()  # (T, B)
     eye = torch.eye(len(ALPHABET))
     optimizer = torch.optim.Adam(model.parameters(), RATE)
@@ -135,7 +135,7 @@ def main() -> None:
     with torch.no_grad(), openlstm.trace(model, names=["i", "f", "o", "c", "h"]) as run:
         x = torch.from_numpy(one_hot(text))
         odds, _ = model(x[:, None])
-    loss = nn.functional.cross_entropy(odds[:-1, 0], torch.from_numpy(numbers(text))[1:]).item() / np.log(2)
+    loss = nn.functional.cross_entropy(odds[:-1, 0], torch.from_numpy(encode(text))[1:]).item() / np.log(2)
     trace = run["recurrent"]
     console.print(f"\n{HELD_OUT}, never seen: {loss:.2f} bits a character\n\n{trace.summary()}\n")
     table = Table("role", "unit", "match", "second", title="Units whose memory follows a role best")

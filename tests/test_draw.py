@@ -25,7 +25,7 @@ from openlstm.draw import (
     values_of,
 )
 from openlstm.emit import _CALLED, flow, graph, shown, symbols
-from openlstm.example import SPEC, at_step, worked_example
+from openlstm.example import worked_example
 from openlstm.layout import Net, layered, turned
 from openlstm.nn import of
 from openlstm.spec import Spec
@@ -261,7 +261,7 @@ def test_a_turned_layout_is_the_same_with_x_and_y_exchanged():
 
 
 def test_worked_example_numbers():
-    text = block_diagram(SPEC, at_step(worked_example(), 3), "step 4")
+    text = worked_example().draw(3, unit=0, title="step 4")
     _, inner, *_ = parse(text)
     numbers = {group.get("data-name"): group.get("data-value") for group, *_ in boxes(inner)}
     assert numbers["x"] == "[1, 0, 1]"

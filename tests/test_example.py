@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from openlstm.example import INPUTS, SPEC, WEIGHTS, at_step, number, parameters, table, worked_example
+from openlstm.draw import values_of
+from openlstm.example import INPUTS, SPEC, WEIGHTS, number, parameters, table, worked_example
 
 STEPS = range(5)
 
@@ -58,10 +59,10 @@ def test_its_trace():
 
 def test_one_step():
     t = worked_example()
-    first, second = at_step(t, 0), at_step(t, 1)
+    first, second = values_of(t, 0, unit=0), values_of(t, 1, unit=0)
     assert (first["h_prev"], first["c_prev"]) == (0, 0)
     assert (second["h_prev"], second["c_prev"]) == (first["h"], first["c"])
-    assert second["x"] == [4, 1, 0]
+    assert second["x"].tolist() == [4, 1, 0]
     assert second["c"] == t["c"][1].item()
 
 

@@ -62,8 +62,7 @@ def test_planted_units_come_first():
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_what_stays_is_the_slope_along_the_memory(case):
-    """With all gates held, the new state changes by the share that stays when the old one changes."""
+def test_what_is_memory(case):
     spec = Spec.parse(str(case))
     known = measures.roles(spec)
     graph = Graph(spec)

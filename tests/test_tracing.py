@@ -98,6 +98,20 @@ def test_gradients_against_a_loop_written_by_hand():
         np.testing.assert_allclose(run[""].gradients[name + "_l0"], want, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # by the engine, and by the reference
+def test_values_that_the_loss_does_not_depend_on_have_no_slope(dtype):
+    lstm, x = openlstm.LSTM(3, 4, 2, dtype=dtype), torch.randn(5, 2, 3, dtype=dtype)
+    with openlstm.trace(lstm, gradients=True) as run:
+        _, (h, _) = lstm(x, lengths=[5, 2])
+        h[0].sum().backward()
+    t = run[""]
+    assert list(t.gradients) == list(t)
+    for name in ("c_l1", "h_l1", "z_i_l1"):
+        assert (np.nan_to_num(t.gradients[name]) == 0).all()
+        np.testing.assert_array_equal(np.isnan(t.gradients[name]), np.isnan(t[name]))
+    assert (np.nan_to_num(t.gradients["c_l0"]) != 0).any()
+
+
 @pytest.mark.parametrize("name", ["cpu", "reference"])
 def test_gradients_in_training_with_packed_input(name):
     torch.manual_seed(0)

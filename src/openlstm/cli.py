@@ -81,15 +81,13 @@ def example(
     The gates are sigmoids of ±10 and more, so they are nearly 0 or 1: beside a true number stands the rounded one.
     """
     from . import example as worked
-    from .draw import block_diagram
-    from .file import make_folder, replace
+    from .file import make_folder
 
     trace = worked.worked_example()
     steps = range(len(trace.x))
     make_folder(out)
     for t in steps:
-        picture = block_diagram(trace.spec, worked.at_step(trace, t), f"The worked example, step {t + 1}")
-        replace(out / f"step-{t + 1}.svg", picture.encode())
+        trace.draw(t, unit=0, title=f"The worked example, step {t + 1}").save(out / f"step-{t + 1}.svg")
     console = Console(highlight=False, width=max(Console().width, TABLE))
     console.print(f"One LSTM cell, {trace.spec}, from memory 0.")
     console.print("Weights on (x1, x2, x3, 1), those on h being 0:")

@@ -19,7 +19,7 @@ from . import file
 from .emit import TEXT, Node, flow, graph, shown, symbols
 from .layout import PORT, layered, turned
 from .network import Network
-from .spec import Spec
+from .spec import Spec, suffix
 from .svg import PAD, SOURCES, Box, Line, few, framed, page, pixels, shape, wired
 from .symbols import Sym, evaluate
 
@@ -124,7 +124,7 @@ def values_of(
     arrays = {name: array[t, b] for name, array in named.items()}
     before = step + 1 if reverse else step - 1
     for state, name in shown(trace.spec).items():
-        first = trace.initial[f"{state}_l{layer}{'_reverse' if reverse else ''}"][b]
+        first = trace.initial[state + suffix(layer, reverse)][b]
         if before in steps and name in named:
             old = named[name][steps.index(before), b]
             arrays[name + "_prev"] = first if reverse and np.isnan(old).all() else old

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +31,7 @@ CHARACTERS = Path(__file__).parent / "characters.safetensors"
 ALPHABET = string.printable[:97] + "\N{REPLACEMENT CHARACTER}"  # which stands for all others
 
 
-def numbers(text: str) -> npt.NDArray[np.int64]:
+def encode(text: str) -> npt.NDArray[np.int64]:
     """The places of characters in `ALPHABET`, (T,)."""
     places = {c: k for k, c in enumerate(ALPHABET)}
     return np.array([places.get(c, len(ALPHABET) - 1) for c in text], np.int64)
@@ -44,7 +43,7 @@ def one_hot(text: str) -> Floats:
     >>> one_hot("0a").shape, one_hot("0a").argmax(-1)
     ((2, 98), array([ 0, 10]))
     """
-    return np.eye(len(ALPHABET), dtype=np.float32)[numbers(text)]
+    return np.eye(len(ALPHABET), dtype=np.float32)[encode(text)]
 
 
 def parameters() -> dict[str, Floats]:
@@ -75,20 +74,6 @@ def worked_example() -> Trace:
         outputs.append(y)
     arrays = {name + walk.suffix: np.stack([values[name] for values in kept]) for name in kept[0]}
     return Trace(SPEC, x, initial, arrays, np.stack(outputs))
-
-
-def at_step(trace: Trace, t: int) -> dict[str, Any]:
-    """The numbers of one step, the states before it and its input x among them, named as in a diagram.
-
-    >>> step = at_step(worked_example(), 1)
-    >>> step["x"], step["c_prev"], step["c"]
-    ([4.0, 1.0, 0.0], 3.0, 7.0)
-    """
-    numbers: dict[str, Any] = {"x": trace.x[t, 0].tolist()}
-    for name in SPEC.definition.states:
-        before = trace[name][t - 1] if t else trace.initial[name + SPEC.walks[0].suffix]
-        numbers[name + "_prev"] = before.item()
-    return numbers | {name: array[t].item() for name, array in trace.names().items()}
 
 
 def table(trace: Trace) -> list[list[tuple[str, list[tuple[str, str]]]]]:

@@ -39,7 +39,7 @@ class Roles:
     @property
     def memory(self) -> str:
         """The state that remembers: the last one of which something stays, or ""."""
-        return next(iter([*self.stays][::-1]), "")
+        return list(self.stays)[-1] if self.stays else ""
 
 
 @functools.lru_cache(maxsize=256)
@@ -143,7 +143,7 @@ def units(trace: Trace) -> list[dict[str, Any]]:
         except KeyError:
             continue  # it was not kept
         width = max(array.shape[-1] for array in named.values())
-        numbers = np.arange(width) if trace.units is None else trace.units[:width]
+        numbers = trace.numbers(width)
         life = np.full(width, np.nan)
         if known.memory:
             given = {value: named[name] for name, value in known.values.items() if name in named}
@@ -262,8 +262,7 @@ def find(trace: Trace, on: Any, name: str = "") -> list[dict[str, Any]]:
         array = trace.arrays.get(name + walk.suffix)
         if array is None:
             continue
-        numbers = np.arange(array.shape[-1]) if trace.units is None else trace.units[: array.shape[-1]]
-        for number, score in zip(numbers, match(array, pattern), strict=True):
+        for number, score in zip(trace.numbers(array.shape[-1]), match(array, pattern), strict=True):
             where = {"layer": walk.layer, "reverse": walk.reverse, "unit": int(number)}
             found.append({**where, "match": float(score)})
     if not found:

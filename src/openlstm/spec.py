@@ -16,6 +16,11 @@ from .cells import ACTIVATIONS, CELLS, Cell, Option
 TORCH_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 
+def suffix(layer: int, reverse: bool) -> str:
+    """The ending of names that are of one layer in one direction."""
+    return f"_l{layer}" + ("_reverse" if reverse else "")
+
+
 @dataclass(frozen=True)
 class Walk:
     """One layer in one direction: what has parameters of its own."""
@@ -28,7 +33,7 @@ class Walk:
     @property
     def suffix(self) -> str:
         """torch.nn's ending of the names of parameters: _l0, _l0_reverse, _l1, ..."""
-        return f"_l{self.layer}" + ("_reverse" if self.reverse else "")
+        return suffix(self.layer, self.reverse)
 
 
 @dataclass(frozen=True)

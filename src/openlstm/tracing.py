@@ -15,7 +15,7 @@ from . import file, measures
 from .draw import Picture, flow_diagram, trace_diagram, values_of
 from .explore import Page, page
 from .plots import trace_figure
-from .spec import Spec
+from .spec import Spec, suffix
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,8 +82,8 @@ class Trace(Mapping[str, Floats]):
 
     def names(self, layer: int = 0, reverse: bool = False) -> dict[str, Floats]:
         """The arrays of one layer in one direction, under their names without the suffix."""
-        suffix = self._suffix(layer, reverse)
-        found = {name[: -len(suffix)]: array for name, array in self.arrays.items() if name.endswith(suffix)}
+        ending = suffix(layer, reverse)
+        found = {name[: -len(ending)]: array for name, array in self.arrays.items() if name.endswith(ending)}
         if not found:
             raise KeyError(f"no layer {layer}{' reversed' if reverse else ''} in this trace of {self.spec}")
         return found
@@ -117,7 +117,7 @@ class Trace(Mapping[str, Floats]):
         def part(array: Floats) -> Any:
             return array[np.ix_(t, b, _within(u, array.shape[-1]))]
 
-        every = np.arange(most) if self.units is None else self.units
+        every = self.numbers(most)
         return replace(
             self,
             x=self.x[np.ix_(t, b)],
@@ -129,6 +129,10 @@ class Trace(Mapping[str, Floats]):
             sequences=self.sequences[b],
             units=self.units if u is None else every[u],
         )
+
+    def numbers(self, width: int) -> Ints:
+        """The numbers of the units of an array of this trace that has so many, (width,)."""
+        return np.arange(width) if self.units is None else self.units[:width]
 
     def part(self, array: Floats) -> Any:
         """Of an array over all steps, sequences and units of the run, what this trace holds."""
@@ -144,7 +148,7 @@ class Trace(Mapping[str, Floats]):
             raise IndexError(f"sequence {sequence}: this trace has {_listed(self.sequences)}")
         b = int(np.flatnonzero(self.sequences == sequence)[0])
         named = self.names(layer, reverse)
-        numbers = np.arange(max(a.shape[-1] for a in named.values())) if self.units is None else self.units
+        numbers = self.numbers(max(a.shape[-1] for a in named.values()))
         place = np.flatnonzero(numbers == unit)
         columns = {name: a[:, b, place[0]] for name, a in named.items() if len(place) and place[0] < a.shape[-1]}
         if not columns:
@@ -199,11 +203,12 @@ class Trace(Mapping[str, Floats]):
         import pandas as pd
 
         named = self.names(layer, reverse)
-        suffix = self._suffix(layer, reverse)
-        named |= {f"d_{k}": self.gradients[k + suffix] for k in list(named) if k + suffix in self.gradients}
+        ending = suffix(layer, reverse)
+        named |= {f"d_{k}": self.gradients[k + ending] for k in list(named) if k + ending in self.gradients}
         width = max(array.shape[-1] for array in named.values())
-        numbers = np.arange(width) if self.units is None else self.units[:width]
-        index = pd.MultiIndex.from_product([self.steps, self.sequences, numbers], names=["step", "sequence", "unit"])
+        index = pd.MultiIndex.from_product(
+            [self.steps, self.sequences, self.numbers(width)], names=["step", "sequence", "unit"]
+        )
         wide = {
             name: np.pad(array, ((0, 0), (0, 0), (0, width - array.shape[-1])), constant_values=np.nan).ravel()
             for name, array in named.items()
@@ -219,8 +224,7 @@ class Trace(Mapping[str, Floats]):
 
         def wrap(array: Floats) -> Any:
             width = array.shape[-1]
-            numbers = np.arange(width) if self.units is None else self.units[:width]
-            places = {"step": self.steps, "sequence": self.sequences, f"unit_{width}": numbers}
+            places = {"step": self.steps, "sequence": self.sequences, f"unit_{width}": self.numbers(width)}
             return xr.DataArray(array, places, tuple(places))
 
         found = {name: wrap(array) for name, array in self.arrays.items()}
@@ -265,9 +269,6 @@ class Trace(Mapping[str, Floats]):
         return cls(
             spec, x, groups["initial"], arrays, output, gradients, steps, sequences, tensors.get("units"), int(length)
         )
-
-    def _suffix(self, layer: int, reverse: bool) -> str:
-        return f"_l{layer}" + ("_reverse" if reverse else "")
 
 
 @functools.lru_cache(maxsize=256)

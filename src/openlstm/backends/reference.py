@@ -155,9 +155,10 @@ def _show(keep: Keep, suffix: str, steps: list[tuple[int, dict[str, Tensor]]], v
                 continue
 
             def put(gradient: Tensor, t: int = t, name: str = name + suffix, none: Tensor | None = none) -> None:
-                if name not in keep.slopes:
-                    slopes = torch.zeros_like(keep.values[name])
-                    keep.slopes[name] = slopes if none is None else slopes.masked_fill(none, torch.nan)
+                if not keep.slopes:  # the first of all: what the loss does not depend on stays 0
+                    for other, value in keep.values.items():
+                        slopes = torch.zeros_like(value)
+                        keep.slopes[other] = slopes if none is None else slopes.masked_fill(none, torch.nan)
                 gradient = gradient.detach()
                 keep.slopes[name][t] = gradient if none is None else gradient.masked_fill(none[t], torch.nan)
 
