@@ -158,7 +158,7 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
 def test_help_and_version():
     for args in ([], ["--help"]):
         text = call(*args).output
-        for command in ("example", "describe", "train", "predict"):
+        for command in ("example", "describe", "train", "evaluate", "predict"):
             assert command in text
     for command in ("example", "describe"):
         done = call(command, "--help")
@@ -170,7 +170,7 @@ def test_help_and_version():
 def test_help_loads_nothing_heavy():
     code = (
         "import sys, openlstm.cli\ntry: openlstm.cli.main()\nexcept SystemExit: pass\n"
-        "print([n for n in ('torch', 'numpy', 'pandas', 'matplotlib', 'lightning') if n in sys.modules])"
+        "print([n for n in ('torch', 'pandas', 'matplotlib', 'lightning', 'yaml') if n in sys.modules])"
     )
     done = program("--help", code=code)
     assert done.stdout.strip().splitlines()[-1] == "[]", done.stderr
@@ -205,8 +205,8 @@ def test_the_commands_in_the_readme_run(tmp_path, monkeypatch):
     (tmp_path / "examples").symlink_to(root / "examples")
     monkeypatch.chdir(tmp_path)
     text = (root / "README.md").read_text(encoding="utf-8")
-    found = re.findall(r"(?:^|`)openlstm ((?:example|describe|train|predict)\b.*?)(?:`|$)", text, re.MULTILINE)
-    assert {line.split()[0] for line in found} == {"example", "describe", "train", "predict"}
+    found = re.findall(r"(?:^|`)openlstm ((?:example|describe|train|predict|evaluate)\b.*?)(?:`|$)", text, re.MULTILINE)
+    assert {line.split()[0] for line in found} == {"example", "describe", "train", "predict", "evaluate"}
     for line in found:
         if line != "describe":  # named, not shown
             done = call(*shlex.split(line))

@@ -1,31 +1,32 @@
-"""Training a forecast from a file: what it may know, that it repeats, and what it leaves behind."""
+"""A training run from files to a folder: it repeats, resumes to the same bits, is shared, and leaves nothing half."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from openlstm import file
-from openlstm.cells import CELLS
 from openlstm.cli import WRONG, app
-from openlstm.train import commands, loop
-from openlstm.train.data import Series
-from openlstm.train.figure import forecast_figure
-from openlstm.train.forecast import ForecastConfig, Forecaster, fit, plan, predict
+from openlstm.train import loop, runs
+from openlstm.train.config import Config, ForecastConfig
+from openlstm.train.forecast import ForecastJob
+from openlstm.train.series import Series
+from openlstm.train.task import Job, Results, Share, Shuffled, load, seeded
 
-SMALL = ForecastConfig(hidden=4, epochs=3, window=8, batch=64)
+SMALL = ForecastConfig(target=("y",), hidden=4, epochs=3, window=8, batch=64)
 
 
 def wave(count: int = 120) -> Series:
@@ -52,259 +53,287 @@ def run():
     return run
 
 
-def weights(model: Forecaster) -> list[np.ndarray]:
+def weights(model: nn.Module) -> list[np.ndarray]:
     return [tensor.numpy() for tensor in model.state_dict().values()]
 
 
-def train_small(series: Series, **options: object):
-    result = fit(series, replace(SMALL, **options))
-    assert result is not None
-    return result
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all((x == y).all() for x, y in zip(weights(a), weights(b), strict=True))
 
 
-def test_nothing_of_the_test_tail_is_known():
-    """A tail of other size, level and season changes neither the plan nor a single weight."""
-    plain, other = wave(), wave()
-    other.values[-24:] = 1e4 * np.arange(24) ** 2
-    options = {"test": 24, "window": None}
-    results = [train_small(series, **options) for series in (plain, other)]
-    assert results[0].model.task == results[1].model.task
-    assert results[0].outcome.curve == results[1].outcome.curve
-    for a, b in zip(*map(weights, (results[0].model, results[1].model)), strict=True):
-        np.testing.assert_array_equal(a, b)
+class Toy(Job):
+    """Fits a line. `scores`: what score() says in each epoch, instead of the loss."""
+
+    def __init__(self, config: Config, scores=None, share: Share | None = None) -> None:
+        self.config, self.share = config, share or Share()
+        self.scores = None if scores is None else iter(scores)
+        self.seen: list[float] = []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(config.dropout), nn.Linear(8, 1))
+        self.x = torch.randn(37, 3, generator=seeded(1))
+        self.y = self.x.sum(1, keepdim=True)
+        self.batches = Shuffled(37, config.batch, lambda chosen: (self.x[chosen], self.y[chosen]), config.seed, share)
+
+    def loss(self, batch):
+        x, y = batch
+        return ((self.model(x) - y) ** 2).sum(), len(x)
+
+    def score(self):
+        self.seen.append(self.model[0].weight[0, 0].item())
+        if self.scores is not None:
+            return {"made": (next(self.scores), 1)}
+        total, count = self.loss(
+            (self.x[self.share.rank :: self.share.world], self.y[self.share.rank :: self.share.world])
+        )
+        return {"loss": (float(total), count)}
+
+    def results(self):
+        return Results({})
 
 
-def test_scaling_is_of_the_training_part_only():
-    series = wave()
-    parts, task = plan(series, replace(SMALL, test=24, transform="none"))
-    known = series.values[: parts.train]
-    assert (task.scaling.mean, task.scaling.std) == (known.mean(), known.std())
-    series.values[parts.train :] += 1000
-    assert plan(series, replace(SMALL, test=24, transform="none"))[1] == task
-
-
-def test_nothing_is_fitted_to_the_validation_part():
-    """It changes the scores, so it may change when training stops, and nothing of the training before that."""
-    plain, other = wave(), wave()
-    other.values[77:] += 5
-    curves = [train_small(series, test=24, transform="none").outcome.curve for series in (plain, other)]
-    losses, scores = zip(*(zip(*curve, strict=True) for curve in curves), strict=True)
-    assert losses[0] == losses[1] and scores[0] != scores[1]
-
-
-def test_a_forecast_reads_nothing_after_its_start():
-    result, values = train_small(wave()), wave().values
-    start = np.array([100])
-    before = result.model.at(values, start)
-    values[100:] = 0
-    np.testing.assert_array_equal(result.model.at(values, start), before)
+TOY = Config(epochs=10, patience=10, batch=4, dropout=0.2, learning_rate=0.05)
 
 
 def test_one_seed_one_model():
     state = torch.random.get_rng_state()
-    first, again, other = (train_small(wave(), seed=seed) for seed in (1, 1, 2))
-    assert all((a == b).all() for a, b in zip(weights(first.model), weights(again.model), strict=True))
-    assert any((a != b).any() for a, b in zip(weights(first.model), weights(other.model), strict=True))
+    first, again, other = (runs.fit(replace(SMALL, seed=seed), [wave()]) for seed in (1, 1, 2))
+    assert same(first.model, again.model) and not same(first.model, other.model)
     assert torch.equal(torch.random.get_rng_state(), state)  # the caller's numbers are not disturbed
 
 
 def test_the_best_weights_are_kept():
-    """After an epoch that makes it worse, the module has the weights of the best one, and so had `keep`."""
-    module = torch.nn.Linear(1, 1)
-    scores, seen, kept = iter([3.0, 1.0, 2.0, 2.5]), [], []
-
-    def score() -> float:
-        seen.append(module.weight.item())
-        return next(scores)
-
-    batches = loop.Batches(torch.ones(8, 1), size=4)
-    outcome = loop.train(
-        module,
-        batches,
-        lambda x: module(x).sum(),
-        score,
-        epochs=10,
-        patience=2,
-        learning_rate=0.1,
-        keep=lambda: kept.append(module.weight.item()),
-    )
+    """After an epoch that makes it worse, the model has the weights of the best one, and so had `keep`."""
+    job, kept = Toy(replace(TOY, patience=2), [3.0, 1.0, 2.0, 2.5]), []
+    outcome = loop.train(job, keep=lambda: kept.append(job.model[0].weight[0, 0].item()))
     assert (outcome.stopped, outcome.epochs, outcome.best_epoch, outcome.best_score) == ("patience", 4, 2, 1.0)
-    assert len(set(seen)) == 4 and kept == seen[:2] and module.weight.item() == seen[1]
-    assert not module.training
+    assert len(set(job.seen)) == 4 and kept == job.seen[:2] and job.model[0].weight[0, 0].item() == job.seen[1]
+    assert not job.model.training
+    assert [each["made"] for each in outcome.curve] == [3.0, 1.0, 2.0, 2.5]
 
 
 def test_a_score_that_is_no_number_is_an_error():
-    module = torch.nn.Linear(1, 1)
     with pytest.raises(ValueError, match=r"^Training gave no finite score in any epoch: "):
-        loop.train(
-            module,
-            loop.Batches(torch.ones(8, 1), size=4),
-            lambda x: module(x).sum(),
-            lambda: float("nan"),
-            epochs=3,
-            patience=2,
-            learning_rate=0.1,
+        loop.train(Toy(TOY, [float("nan")]))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_the_learning_rate_follows_its_schedule(schedule):
+    config = replace(TOY, schedule=schedule, warmup=4, epochs=5)
+    factor = loop.schedule(config, steps=10)
+    rise = [factor(step) for step in range(5)]
+    assert rise == sorted(rise) and rise[0] == pytest.approx(0.2, abs=1e-6)
+    late = [factor(step) for step in range(5, 50)]
+    assert late == sorted(late, reverse=True) and factor(50) == (1.0 if schedule == "constant" else 0.0)
+
+
+def test_weight_decay_is_of_matrices():
+    """With a loss of 0, decay alone moves the matrices, and nothing moves the vectors."""
+    job = Toy(replace(TOY, weight_decay=0.5, epochs=1))
+    job.loss = lambda batch: (0 * job.model(batch[0]).sum(), len(batch[0]))  # type: ignore[method-assign]
+    before = [p.detach().clone() for p in job.model.parameters()]
+    loop.train(job)
+    for old, new in zip(before, job.model.parameters(), strict=True):
+        steps = len(job.batches)
+        torch.testing.assert_close(new.detach(), old * (1 - 0.05 * 0.5) ** steps if old.dim() > 1 else old)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("steps", [None, 3, 25], ids=["one pass", "less", "more"])
+def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path, monkeypatch, steps):
+    """However often it is killed, in whichever epoch, and however long an epoch is."""
+    monkeypatch.setattr(loop, "EVERY", 0.0)
+    config = replace(TOY, steps_per_epoch=steps, schedule="cosine", warmup=3)
+    whole = Toy(config)
+    expected = loop.train(whole, folder=tmp_path)
+    broken, count = tmp_path / "broken", 0
+    broken.mkdir()
+
+    def kill() -> None:
+        nonlocal count
+        count += 1
+        if count in (2, 5, 6):
+            raise Killed
+
+    for _ in range(3):
+        with pytest.raises(Killed):
+            loop.train(Toy(config), folder=broken, resume=True, keep=kill)
+    job = Toy(config)
+    outcome = loop.train(job, folder=broken, resume=True, keep=kill)
+    assert outcome.resumed > 0 and same(job.model, whole.model)
+    assert outcome.curve == expected.curve and outcome.best_epoch == expected.best_epoch
+    table = pd.read_csv(broken / "metrics.csv")
+    assert table["epoch"].tolist() == list(range(1, 11))
+    assert (broken / "metrics.csv").read_bytes() == (tmp_path / "metrics.csv").read_bytes()
+    again = Toy(config)  # one that is over is not trained further
+    loop.train(again, folder=broken, resume=True)
+    assert same(again.model, whole.model) and not again.seen
+
+
+def test_a_run_that_had_stopped_is_not_trained_further(tmp_path):
+    job = Toy(replace(TOY, patience=2), [3.0, 1.0, 2.0, 2.5])
+    loop.train(job, folder=tmp_path)
+    again = Toy(replace(TOY, patience=2), [])
+    outcome = loop.train(again, folder=tmp_path, resume=True)
+    assert (outcome.stopped, outcome.epochs, outcome.best_epoch) == ("patience", 4, 2) and same(again.model, job.model)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    loop.train(Toy(TOY), folder=tmp_path, data="these")
+    path = tmp_path / "last.ckpt"
+
+    def message(config: Config, data: str = "these") -> str:
+        with pytest.raises(ValueError) as error:
+            loop.train(Toy(config), folder=tmp_path, resume=True, data=data)
+        return str(error.value).replace(str(tmp_path), "run")
+
+    anew = "give the same as then, or begin anew in another folder"
+    assert message(replace(TOY, batch=5)) == f"'run/last.ckpt' is of a run with batch 4, now it is 5: {anew}"
+    assert message(TOY, "those") == f"'run/last.ckpt' is of a run on other data: {anew}"
+    assert message(ForecastConfig()) == f"'run/last.ckpt' is of the task '', this run is of 'forecast': {anew}"
+    whole = path.read_bytes()
+    for wrong in (b"", b"no", whole[:-100], whole[:50]):
+        path.write_bytes(wrong)
+        assert message(TOY) == (
+            "'run/last.ckpt' is not a checkpoint of this version of openlstm: begin anew, with --overwrite or in "
+            "another folder"
         )
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"horizon": 3},
-        {"horizon": 3, "recursive": True},
-        {"cell": "gru", "output": "change", "transform": "log"},
-        {"cell": "rnn", "layers": 2},
-        {"options": "peephole=diagonal, zoneout_h=0.1", "layers": 2, "season": 12},
-    ],
-)
-def test_file_round_trip(tmp_path, options):
-    series = wave()
-    result = train_small(series, **options)
-    result.model.save(tmp_path / "m.safetensors")
-    again = Forecaster.load(tmp_path / "m.safetensors")
-    assert again.task == result.model.task and again.recurrent.spec == result.model.recurrent.spec
-    expected = predict(result.model, series, 7)
-    assert expected.shape == (7,)
-    np.testing.assert_array_equal(predict(again, series, 7), expected)
-    _, metadata = file.read(tmp_path / "m.safetensors")
-    assert json.loads(metadata["task"])["kind"] == "forecast"
+def test_a_checkpoint_executes_nothing(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "pwned"),))
+
+    torch.save({"openlstm": {"version": 1, "task": Evil()}}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="is not a checkpoint of this version"):
+        loop.train(Toy(TOY), folder=tmp_path, resume=True)
+    assert not (tmp_path / "pwned").exists()
 
 
-def test_training_begins_at_a_naive_forecast():
-    """Before training a change is none, so the forecast is the last value; a level is the mean."""
-    values = wave().values
-    for output, expected in (("change", values[-1]), ("level", values[:77].mean())):
-        config = replace(SMALL, output=output, transform="none")
-        model = Forecaster(config.spec(), plan(wave(), config)[1])
-        np.testing.assert_allclose(predict(model, wave(), 3), expected, rtol=1e-6)
+def test_every_sequence_is_seen_once_in_a_pass():
+    for world, lengths in ((1, None), (2, None), (3, torch.arange(37))):
+        whole = Shuffled(37, 4, lambda chosen: chosen, 0, Share(0, 1), lengths)
+        shares = [Shuffled(37, 4, lambda chosen: chosen, 0, Share(rank, world), lengths) for rank in range(world)]
+        passes = []
+        for number in (0, 1):
+            walks = [list(share.walk(number)) for share in shares]
+            assert {len(walk) for walk in walks} == {len(shares[0])}
+            seen = torch.cat([batch for walk in walks for batch, counts in walk if counts])
+            assert sorted(seen.tolist()) == list(range(37))
+            assert [b.tolist() for b, _ in shares[0].walk(number, 2)] == [b.tolist() for b, _ in walks[0]][2:]
+            passes.append(seen.tolist())
+        assert passes[0] != passes[1]
+        if world == 1:
+            assert [b.tolist() for b, _ in whole.walk(0)] == [b.tolist() for b, _ in shares[0].walk(0)]
+    sizes = [batch for batch, _ in Shuffled(640, 8, lambda chosen: chosen, 0, None, torch.arange(640) % 80).walk(0)]
+    assert np.mean([len(set((batch % 80).tolist())) for batch in sizes]) < 3  # of like length
 
 
-def test_recursive_is_one_step_repeated():
-    """Feeding the forecast back by hand gives the same as asking for more steps, but for the older context."""
-    result, values = train_small(wave(), output="level"), list(wave().values)
-    several = predict(result.model, wave(), 2)
-    one = predict(result.model, wave(), 1)
-    assert several[0] == one[0]
-    longer = result.model.forecast(np.array([[*values[-8:], one[0]]]), 1)
-    np.testing.assert_allclose(longer[0, 0], several[1], rtol=1e-5)
+def test_seeds_do_not_meet():
+    first = {float(torch.rand((), generator=seeded(a, b))) for a in range(30) for b in range(30)}
+    assert len(first) == 900
 
 
-def test_a_forecast_of_changes_does_not_know_the_level():
-    """Trained on changes, a series that goes on much higher is forecast as well as where it was seen."""
-    result = train_small(wave(), output="change", horizon=2)
-    low, high = wave(), wave()
-    high.values[:] += 64
-    np.testing.assert_allclose(predict(result.model, high, 6), predict(result.model, low, 6) + 64, rtol=1e-5)
+WORKER = """
+import sys, pathlib
+sys.path.insert(0, {tests!r})
+import torch
+from dataclasses import replace
+from openlstm.train import loop
+from openlstm.train.task import Share
+from test_train import TOY, Toy
+torch.set_num_threads(1)
+loop.EVERY = 0.0
+share, folder = Share.here(), pathlib.Path({folder!r})
+job = Toy(replace(TOY, {options}), share=share)
+if {kill} and share.rank == 1 and not (folder / "killed").exists():
+    import os, signal
+    score = job.score
+    def dying():
+        if len(job.seen) == 3:
+            (folder / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return score()
+    job.score = dying
+import os
+outcome = loop.train(job, folder=folder, resume=int(os.environ["TORCHELASTIC_RESTART_COUNT"]) > 0)
+if share.rank == 0:
+    torch.save([p.detach() for p in job.model.parameters()] + [torch.tensor(outcome.resumed)], folder / "out.pt")
+"""
 
 
-def test_a_level_or_a_change_is_chosen_by_the_training_part():
-    rising = Series("it", "y", np.arange(120.0))
-    assert plan(rising, SMALL)[1].output == "change"
-    assert plan(wave(), SMALL)[1].output == "level"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"horizon": 0}, "horizon is 0: expected at least 1"),
-        ({"window": 1}, "window is 1: expected at least 2, or nothing for a choice from the data"),
-        ({"dropout": 1.0}, "dropout is 1.0: expected a share of at least 0 and below 1"),
-        ({"learning_rate": 0.0}, "learning_rate is 0.0: expected a number above 0"),
-        ({"output": "up"}, "output is 'up': expected level, change or auto"),
-        ({"transform": "cube"}, "transform is 'cube': expected one of none, sqrt, log, auto"),
-        ({"seed": 2**63}, f"seed is {2**63}: expected a whole number from 0 to 2^63 - 1"),
-        ({"options": "bidirectional"}, "bidirectional layers read what is to be forecast: leave that option out"),
-        ({"options": "bias=False, bias"}, "The options 'bias=False, bias' have 'bias' twice"),
-    ],
-)
-def test_a_bad_option_gets_one_sentence(options, message):
-    with pytest.raises(ValueError) as error:
-        replace(SMALL, **options).spec()
-    assert str(error.value) == message
-
-
-@pytest.mark.parametrize(
-    ("config", "spec"),
-    [
-        ({}, "lstm(1, 4; batch_first, forget_bias=1.0)"),
-        ({"cell": "gru", "layers": 2}, "gru(1, 4, 4; batch_first, dropout=0.3)"),
-        ({"options": "coupled=f=1-i"}, "lstm(1, 4; batch_first, coupled=f=1-i)"),
-        ({"options": "coupled=i=1-f, batch_first"}, "lstm(1, 4; batch_first, coupled=i=1-f, forget_bias=1.0)"),
-        (
-            {"options": "forget_bias=2, dropout=0.1", "layers": 2},
-            "lstm(1, 4, 4; batch_first, dropout=0.1, forget_bias=2.0)",
-        ),
-    ],
-)
-def test_options_reach_the_layers(config, spec):
-    assert str(replace(SMALL, **config).spec()) == spec
-
-
-def test_the_command_has_the_defaults_of_the_configuration():
-    given = inspect.signature(commands.forecast).parameters
-    for field in fields(ForecastConfig):
-        assert given[field.name].default == field.default, field.name
-    assert all(cell in str(given["cell"].annotation) for cell in CELLS)
-
-
-def test_values_that_a_transform_does_not_take():
-    low = Series("'low.csv'", "y", wave().values - 10)
-    with pytest.raises(
-        ValueError,
-        match=r"^In 'low.csv' there is a value of -\d.*, but the log transform takes none of 0 or "
-        "below: use the transform none$",
-    ):
-        plan(low, replace(SMALL, transform="log"))
-    model = train_small(wave(), transform="log").model
-    with pytest.raises(ValueError, match=r"none of 0 or below, with which this model was trained: give such values$"):
-        predict(model, low)
-
-
-def test_a_file_that_is_no_forecast(tmp_path):
-    path = tmp_path / "m.safetensors"
-    result = train_small(wave())
-    result.model.save(path)
-    tensors, metadata = file.read(path)
-
-    def message(tensors: dict, metadata: dict) -> str:
-        file.write(path, tensors, metadata)
-        with pytest.raises(ValueError) as error:
-            Forecaster.load(path)
-        return str(error.value).replace(str(path), "m")
-
-    plain = {name: text for name, text in metadata.items() if name != "task"}
-    assert message(tensors, plain) == (
-        "'m' holds recurrent layers and no task: expected a model that `openlstm train` wrote"
+def torchrun(folder: Path, kill: bool = False, **options: object) -> list[torch.Tensor]:
+    folder.mkdir()
+    text = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    worker = WORKER.format(tests=str(Path(__file__).parent), folder=str(folder), options=text, kill=kill)
+    (folder / "worker.py").write_text(worker)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    done = subprocess.run(
+        [*command, str(folder / "worker.py")],
+        capture_output=True,
+        text=True,
+        timeout=170,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    task = json.loads(metadata["task"])
-    for wrong in ("{", "[]", json.dumps(task | {"kind": "text"}), json.dumps(task | {"window": "8"}), "{}"):
-        assert message(tensors, metadata | {"task": wrong}).startswith("'m' holds a task that this openlstm cannot use")
-    assert message({k: v for k, v in tensors.items() if k != "head.bias"}, metadata) == (
-        "'m' does not fit its task: head.bias is missing, expected (1,)"
-    )
-    assert "weight_hh_l0" in message(tensors | {"recurrent.weight_hh_l0": np.zeros((2, 2))}, metadata)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(folder / "out.pt")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="torchrun's gloo is for Linux and macOS")
+def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path):
+    """37 sequences in batches of 2 times 4, so the last batch has 3 and 2: the sums are those of one process."""
+    *found, _ = torchrun(tmp_path / "two", dropout=0.0)
+    job = Toy(replace(TOY, dropout=0.0, batch=8))
+    loop.train(job)
+    for a, b in zip(found, job.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b.detach(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="torchrun's gloo is for Linux and macOS")
+def test_a_worker_that_was_killed_is_restarted_and_the_run_ends_right(tmp_path):
+    *whole, _ = torchrun(tmp_path / "whole")
+    *found, resumed = torchrun(tmp_path / "killed", kill=True)
+    assert resumed == 3
+    assert all(torch.equal(a, b) for a, b in zip(whole, found, strict=True))
 
 
 def test_from_file_to_forecast(csv, run):
-    """The two commands, end to end."""
+    """The commands, end to end."""
     code, text = run(
         *("train", "forecast", csv, "--target", "y", "--time", "year", "--hidden", 4, "--epochs", 3, "-o", "a/b")
     )
     assert code == 0, text
     assert "last value" in text and "last season" in text and "a/b/" in text
-    assert sorted(path.name for path in Path("a/b").iterdir()) == ["forecast.png", "metrics.json", "model.safetensors"]
-    assert sorted(path.name for path in Path().iterdir()) == ["a", "wave.csv"]  # no logs, no checkpoints
+    assert {path.name for path in Path("a/b").iterdir()} == set(runs.WRITTEN)
+    assert sorted(path.name for path in Path().iterdir()) == ["a", "wave.csv"]
     metrics = json.loads(Path("a/b/metrics.json").read_text())
     assert metrics["rows"] == {"train": 77, "validation": 19, "test": 24}
     assert set(metrics["test"]) == {"LSTM", "last value", "last season"}
-    assert metrics["model"]["season"] == 12 and metrics["config"]["seed"] == 0
-    assert Path("a/b/forecast.png").read_bytes().startswith(b"\x89PNG")
+    assert metrics["season"] == 12 and metrics["config"]["seed"] == 0 and metrics["files"] == ["wave.csv"]
+    assert pd.read_csv("a/b/metrics.csv")["epoch"].tolist() == [1, 2, 3]
+    assert list(Path("a/b/events").glob("events*"))
+    page = Path("a/b/report.html").read_text()
+    assert page.count("data:image/svg+xml;base64,") == 3 and "Worst forecasts" in page and "last season" in page
 
     code, text = run("predict", "a/b/model.safetensors", csv, "--steps", 3)
     lines = text.splitlines()
     assert code == 0 and lines[0] == "year,y" and [line.split(",")[0] for line in lines[1:]] == ["2020", "2021", "2022"]
     code, _ = run("predict", "a/b/model.safetensors", csv, "--steps", 3, "-o", "out.csv")
     assert code == 0 and Path("out.csv").read_text() == text
+
+    code, text = run("evaluate", "a/b/model.safetensors", csv, "--last", 24, "-o", "out.json", "--report", "out.html")
+    assert code == 0 and "last 24 rows" in text
+    assert json.loads(Path("out.json").read_text())["test"] == metrics["test"]
+    assert "last 24 rows" in Path("out.html").read_text()
+
+    # The run's own configuration repeats it.
+    code, text = run("train", "forecast", "-c", "a/b/config.yaml", "-o", "again")
+    assert code == 0, text
+    assert same(load("again/model.safetensors"), load("a/b/model.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -313,14 +342,15 @@ def test_from_file_to_forecast(csv, run):
         (("--target", "z"), "Error: 'wave.csv' has no column 'z': it has 'year', 'y'; choose one of them.\n"),
         (("--target", "y", "--window", "90"), "Error: 'wave.csv' has 120 rows, which leaves 77 to train on after 19 "),
         (("--target", "y", "--cell", "lstn"), "lstn"),
-        (("--target", "y", "--options", "peepholes=diagonal"), "peepholes"),
+        (("--target", "y", "--cell", "gru", "--peephole", "diagonal"), "Unknown option 'peephole' of gru"),
+        (("--target", "y", "-c", "none.yaml"), "There is no file 'none.yaml': give a YAML file"),
         (("--target", "y", "--horizon", "0"), "Error: horizon is 0: expected at least 1.\n"),
         (
             ("--target", "y", "-o", "wave.csv/run"),
             "Cannot make the folder 'wave.csv/run' (Not a directory): give another",
         ),
         (("--target", "y", "-o", "wave.csv"), "Cannot make the folder 'wave.csv' (File exists): give another one"),
-        (("--target", "y", "--seed", "-1"), "seed is -1: expected a whole number from 0 to 2^63 - 1"),
+        (("--target", "y", "--seed", "-1"), "seed is -1: expected at least 0 and below"),
         (("--target", "y", "--learning-rate", "inf"), "Training gave no finite score in any epoch: expected numbers"),
     ],
 )
@@ -332,13 +362,14 @@ def test_a_bad_command_gets_one_sentence_and_leaves_nothing(csv, run, arguments,
 
 def test_an_earlier_model_is_not_lost_by_mistake(csv, run):
     Path("run").mkdir()
-    train_small(wave()).model.save("run/model.safetensors")
+    runs.fit(SMALL, [wave()]).model.save("run/model.safetensors")
     before = Path("run/model.safetensors").read_bytes()
     command = ("train", "forecast", csv, "--target", "y", "--epochs", 1, "--hidden", 4, "-o", "run")
     code, text = run(*command)
     assert (code, text) == (
         WRONG,
-        "Error: 'run' has the model of an earlier run: choose another folder with -o, or add --overwrite.\n",
+        "Error: 'run' has the model of an earlier run: choose another folder with -o, go on with --resume, or add "
+        "--overwrite.\n",
     )
     assert Path("run/model.safetensors").read_bytes() == before
     assert run(*command, "--overwrite")[0] == 0
@@ -401,36 +432,31 @@ def test_ctrl_c_leaves_a_usable_model(csv, run):
         process.kill()
     assert process.returncode == 130, said
     assert "Stopped by Ctrl-C in epoch" in said and "Traceback" not in said and "Lightning" not in said
-    assert sorted(path.name for path in Path("run").iterdir()) == ["forecast.png", "metrics.json", "model.safetensors"]
+    assert {path.name for path in Path("run").iterdir()} <= set(runs.WRITTEN)
+    assert (Path("run") / "report.html").exists()
     assert json.loads(Path("run/metrics.json").read_text())["training"]["stopped"] == "interrupt"
     assert run("predict", "run/model.safetensors", csv)[0] == 0
 
 
 def test_ctrl_c_gives_back_its_handler_and_the_best_weights():
     """The same inside one process: training ends, the handler is as before, and the caller goes on."""
-    module, handler = torch.nn.Linear(1, 1), signal.getsignal(signal.SIGINT)
-    scores = iter([2.0, 1.0, 3.0])
-    seen: list[float] = []
+    job, handler = Toy(TOY, [2.0, 1.0, 3.0]), signal.getsignal(signal.SIGINT)
+    loss = job.loss
 
-    def loss(x: torch.Tensor) -> torch.Tensor:
-        if len(seen) == 3:
+    def interrupted(batch):
+        if len(job.seen) == 3:
             signal.raise_signal(signal.SIGINT)
-        return module(x).sum()
+        return loss(batch)
 
-    def score() -> float:
-        seen.append(module.weight.item())
-        return next(scores)
-
-    outcome = loop.train(
-        module, loop.Batches(torch.ones(4, 1), size=4), loss, score, epochs=9, patience=9, learning_rate=0.1
-    )
+    job.loss = interrupted  # type: ignore[method-assign]
+    outcome = loop.train(job)
     assert (outcome.stopped, outcome.epochs, outcome.best_epoch) == ("interrupt", 3, 2)
-    assert module.weight.item() == seen[1]
+    assert job.model[0].weight[0, 0].item() == job.seen[1]
     assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_ctrl_c_before_the_first_epoch_leaves_nothing(csv, run, monkeypatch):
-    monkeypatch.setattr(loop.Batches, "__iter__", lambda self: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(ForecastJob, "loss", lambda *_: signal.raise_signal(signal.SIGINT))
     code, text = run("train", "forecast", csv, "--target", "y", "-o", "run")
     assert (code, text) == (130, "Stopped before the first epoch was over: nothing is written.\n")
     assert not Path("run").exists()
@@ -440,25 +466,26 @@ def test_a_second_ctrl_c_says_what_is_there(csv, run, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("openlstm.train.figure.forecast_figure", interrupted)
+    monkeypatch.setattr("openlstm.train.forecast_plots.forecast_figure", interrupted)
     code, text = run("train", "forecast", csv, "--target", "y", "--epochs", 1, "--hidden", 4, "-o", "run")
     assert code == 130
-    assert text.endswith("Stopped: the model is in run/model.safetensors, its metrics and picture are not complete.\n")
+    assert text.endswith("Stopped: the model is in run/model.safetensors, its report is not complete.\n")
     assert run("predict", "run/model.safetensors", csv)[0] == 0
 
 
 def test_metrics_of_a_run_that_went_astray_are_json(csv, run, monkeypatch):
-    def astray(*args: object, **options: object):
-        result = fit(*args, **options)
-        assert result is not None
-        result.outcome.curve.append((float("nan"), float("inf")))
-        return result
+    train = loop.train
 
-    monkeypatch.setattr("openlstm.train.forecast.fit", astray)
+    def astray(*args: object, **options: object):
+        outcome = train(*args, **options)  # type: ignore[arg-type]
+        outcome.curve.append({name: float("nan") for name in outcome.curve[0]})
+        return outcome
+
+    monkeypatch.setattr(loop, "train", astray)
     code, text = run("train", "forecast", csv, "--target", "y", "--epochs", 1, "--hidden", 4, "-o", "run")
     assert code == 0, text
     metrics = json.loads(Path("run/metrics.json").read_text(), parse_constant=pytest.fail)  # NaN, Infinity
-    assert metrics["training"]["curve"][1] == [None, None] and None not in metrics["training"]["curve"][0]
+    assert list(metrics["training"]["curve"][1].values()) == [None, None]
 
 
 def test_a_still_series_is_forecast_without_an_error(csv, run):
@@ -469,20 +496,72 @@ def test_a_still_series_is_forecast_without_an_error(csv, run):
     assert text == "row,y\n60,0.1\n"
 
 
-@pytest.mark.parametrize("horizon", [1, 5])
-def test_the_figure_shows_every_forecast(horizon):
-    result = train_small(wave(), horizon=horizon, season=12)
-    above, below = forecast_figure(result, wave()).axes
-    labels = [text.get_text() for text in above.get_legend().get_texts()]
-    assert [label.split(",")[0] for label in labels] == ["truth", "LSTM", "last value", "last season"]
-    truth = wave().values
-    assert above.patches[0].get_extents().transformed(above.transData.inverted()).x1 == pytest.approx(
-        95
-    )  # the last seen
-    for line in below.lines[:3]:  # forecast minus truth, each where it belongs
-        drawn = np.asarray(line.get_ydata(), float)
-        assert np.isfinite(drawn).sum() == 24 // horizon * horizon
-    line = next(line for line in above.lines if str(line.get_label()).startswith("last value"))
-    x, y = np.asarray(line.get_xdata(), int), np.asarray(line.get_ydata(), float)
-    if horizon == 1:
-        np.testing.assert_array_equal(y, truth[x - 1])
+def test_a_run_goes_on_from_the_command_line(csv, run, monkeypatch):
+    """Killed in its third epoch, and given the same command again with --resume."""
+    monkeypatch.setattr(loop, "EVERY", 0.0)
+    command = ("train", "forecast", csv, "--target", "y", "--hidden", 4, "--epochs", 5, "--resume")
+    assert run(*command, "-o", "whole")[0] == 0
+    score, count = ForecastJob.score, 0
+
+    def dying(self):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise OSError(5, "the power was cut")
+        return score(self)
+
+    monkeypatch.setattr(ForecastJob, "score", dying)
+    code, text = run(*command, "-o", "cut")
+    assert code == WRONG and "the power was cut" in text
+    Path("cut/.last.ckpt.abc.tmp").touch()  # what a process leaves that is killed while it writes
+    code, text = run(*command, "-o", "cut")
+    assert code == 0 and "resumed after epoch 2" in text
+    assert same(load("cut/model.safetensors"), load("whole/model.safetensors"))
+    assert not list(Path("cut").glob(".*"))
+    code, text = run("train", "forecast", csv, "--target", "y", "--hidden", 5, "--epochs", 5, "--resume", "-o", "cut")
+    assert code == WRONG and "is of a run with hidden 4, now it is 5" in text
+    csv.write_text(csv.read_text().replace("1900,", "1900,1"))
+    code, text = run(*command, "-o", "cut")
+    assert code == WRONG and "is of a run on other data" in text
+
+
+def test_an_option_of_another_task_is_refused(csv, run):
+    runs.fit(SMALL, [wave()]).model.save("m.safetensors")
+    for command, option, value in (("predict", "--steps", 2), ("evaluate", "--last", 20)):
+        assert run(command, "m.safetensors", csv, option, value)[0] == 0
+    code, text = run("evaluate", "m.safetensors", csv, "--last", 1000)
+    assert code == WRONG and text.startswith("Error: last is 1000: expected from the horizon, 1, to 112")
+
+
+def test_a_model_file_that_does_not_fit_gets_one_sentence(tmp_path):
+    path = tmp_path / "m.safetensors"
+    runs.fit(SMALL, [wave()]).model.save(path)
+    tensors, metadata = file.read(path)
+
+    def message(tensors: dict, metadata: dict) -> str:
+        file.write(path, tensors, metadata)
+        with pytest.raises(ValueError) as error:
+            load(path)
+        return str(error.value).replace(str(path), "m")
+
+    plain = {name: text for name, text in metadata.items() if name != "task"}
+    assert message(tensors, plain) == (
+        "'m' holds recurrent layers and no task: expected a model that `openlstm train` wrote"
+    )
+    about = json.loads(metadata["task"])
+    assert message(tensors, metadata | {"task": json.dumps(about | {"task": "poetry"})}).startswith(
+        "'m' is a model of the task 'poetry', expected one of forecast"
+    )
+    assert message(tensors, metadata | {"task": json.dumps(about | {"version": 99})}) == (
+        "'m' has version 99 of a task, this openlstm reads 1: train it again"
+    )
+    for wrong in ("{", "[]", "{}"):
+        assert message(tensors, metadata | {"task": wrong}) == "'m' holds a task that cannot be read: train it again"
+    for wrong in ({"window": "8"}, {"columns": 3}, {"scaling": {"": [0, 0]}}, {"quantiles": [2]}, {"no": 1}):
+        text = message(tensors, metadata | {"task": json.dumps(about | wrong)})
+        assert text.startswith("'m' holds a task that this openlstm cannot use: "), text
+    assert message({k: v for k, v in tensors.items() if k != "head.bias"}, metadata) == (
+        "'m' does not fit its task: head.bias is missing, expected (1,)"
+    )
+    assert "weight_hh_l0" in message(tensors | {"recurrent.weight_hh_l0": np.zeros((2, 2))}, metadata)
+    assert "float64" in message(tensors | {"head.bias": np.zeros(1)}, metadata)

@@ -123,6 +123,7 @@ class Option:
     default: Any
     choices: tuple[Any, ...] = ()
     many: int = 0
+    help: str = ""  # what it is, for people
 
 
 @dataclass(frozen=True)
@@ -173,12 +174,14 @@ CELLS: dict[str, Cell] = {
         },
         gates=lambda o: _LSTM_GATES[o.coupled],
         options={
-            "peephole": Option(None, (None, "diagonal", "dense")),
-            "coupled": Option(None, (None, "f=1-i", "i=1-f")),
-            "activations": Option(("sigmoid", "tanh", "tanh"), many=3),
-            "cell_clip": Option(0.0),
-            "preactivation_clip": Option(0.0),
-            "forget_bias": Option(None),
+            "peephole": Option(None, (None, "diagonal", "dense"), help="Gates see the memory."),
+            "coupled": Option(None, (None, "f=1-i", "i=1-f"), help="Input and forget gate are one."),
+            "activations": Option(
+                ("sigmoid", "tanh", "tanh"), many=3, help="Of the gates, the candidate and the output."
+            ),
+            "cell_clip": Option(0.0, help="Bound of the memory."),
+            "preactivation_clip": Option(0.0, help="Bound of what the activations are given."),
+            "forget_bias": Option(None, help="Of the forget gate, to begin with."),
         },
         vectors=lambda o: {
             **(
@@ -200,8 +203,8 @@ CELLS: dict[str, Cell] = {
         gates=lambda o: ("r", "u", "n"),
         titles={"r": "reset gate", "u": "update gate", "n": "candidate", "h": "hidden state"},
         options={
-            "reset": Option("after", ("after", "before")),
-            "activations": Option(("sigmoid", "tanh"), many=2),
+            "reset": Option("after", ("after", "before"), help="Does the reset gate act after the recurrent weights."),
+            "activations": Option(("sigmoid", "tanh"), many=2, help="Of the gates and the candidate."),
         },
         apart=lambda o: ("n",) if o.reset == "after" else (),
         inside=lambda o: ("n",) if o.reset == "before" else (),
@@ -213,7 +216,7 @@ CELLS: dict[str, Cell] = {
         equations=rnn,
         gates=lambda o: ("h",),
         titles={"h": "hidden state"},
-        options={"nonlinearity": Option("tanh", ("tanh", "relu"))},
+        options={"nonlinearity": Option("tanh", ("tanh", "relu"), help="Of the state.")},
     ),
 }
 

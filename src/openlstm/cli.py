@@ -187,15 +187,9 @@ def _traced(model: Path, data: Path | None) -> tuple[Any, Any]:
     from .models import trace as run
 
     if "task" in metadata:
-        from .train.data import read_csv
-        from .train.forecast import Forecaster
+        from .train.task import load as load_trained
 
-        trained = Forecaster.load(model)
-        series = read_csv(data, trained.task.target, trained.task.time)
-        x = torch.from_numpy(trained.task.scaling.apply(series.values)).float()
-        with run(trained) as watch, torch.no_grad():
-            trained(x[None])
-        return watch["recurrent"], series.values
+        return load_trained(model).look(data)
     layer = load(model)
     given = torch.from_numpy(_numbers(data)).to(next(layer.parameters()).dtype)
     batched = given[:, None] if given.dim() == 2 else given

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_numpy
@@ -14,6 +15,7 @@ from safetensors.numpy import save as save_numpy
 from .spec import Spec
 
 VERSION = "1"  # of the format, under the metadata key "openlstm"
+TEMPORARY = ".tmp"  # ends the hidden file that becomes another; one is left only where a process was killed
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
@@ -42,15 +44,22 @@ def make_folder(path: str | os.PathLike[str]) -> None:
 
 def replace(path: str | os.PathLike[str], data: bytes) -> None:
     """Puts these bytes in place of a file, whole or not at all."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """What is written inside takes the place of a file at the end, and nothing does where an error comes before."""
     target = Path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"Cannot write '{target}': there is no folder '{target.parent}'; make it first")
     if target.is_dir():
         raise IsADirectoryError(f"Cannot write '{target}': it is a folder; give the name of a file")
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)  # mkstemp gives no rights to others; a plain file has what the umask leaves

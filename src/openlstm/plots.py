@@ -197,6 +197,42 @@ def _mean_norm(gradient: Floats) -> Floats:
     return np.where(mean > 0, mean, np.nan)
 
 
+def curve_figure(curve: Sequence[Mapping[str, float]], best: int = 0, title: str = "") -> Figure:
+    """Learning curves: what was measured in each epoch, by name, the same names in all; `best` is the epoch kept.
+
+    The first two, the loss in training and in validation, share a panel; each of the others has its own.
+    Errors: ValueError where there is no epoch.
+    """
+    if not curve:
+        raise ValueError("There is no epoch to draw: expected at least one")
+    names = list(curve[0])
+    # The first two are the same thing, of training and of validation.
+    panels = [names[:2], *([name] for name in names[2:])]
+    figure = _figure(0.6 + 1.9 * len(panels))
+    grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    epochs = np.arange(1, len(curve) + 1)
+    for axes, shown_names in zip(grid, panels, strict=True):
+        for name, colour in zip(shown_names, (LINES[3], LINES[1]) if len(shown_names) > 1 else LINES[1:], strict=False):
+            values = np.array([each[name] for each in curve], float)
+            label = f"validation {name}" if name == names[1] and len(names) > 1 else name
+            marker = "." if len(curve) < 40 else ""
+            axes.plot(epochs, values, lw=1.4, color=colour, label=label, marker=marker)
+        shown_values = np.array([[each[name] for name in shown_names] for each in curve], float)
+        finite = shown_values[np.isfinite(shown_values)]
+        if finite.size and finite.min() > 0 and finite.max() > 5 * finite.min():
+            axes.set_yscale("log")
+        if best:
+            axes.axvline(best, color=LINES[0], lw=0.8, ls=":")
+        axes.legend(frameon=False, fontsize=9, loc="best", ncols=2)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e6e3dc", lw=0.7)
+    grid[-1].set_xlabel("epoch")
+    grid[-1].xaxis.get_major_locator().set_params(integer=True)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
+    return figure
+
+
 def _figure(height: float) -> Figure:
     try:
         from matplotlib.figure import Figure

@@ -45,6 +45,11 @@ class Mask:
     scaled: bool = True
 
 
+def _told(default: Any, help: str) -> Any:
+    """A field of a spec, with what it is for people."""
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass(frozen=True, repr=False)
 class Spec:
     """Which cell and which options. Prints to one line, and `Spec.parse` reads it back.
@@ -64,21 +69,21 @@ class Spec:
     cell: str
     input_size: int
     hidden_size: tuple[int, ...]
-    bias: bool = True
-    batch_first: bool = False
-    bidirectional: bool = False
-    dropout: float = 0.0  # on the output of every layer but the last
-    proj_size: int = 0
-    nonrecurrent_proj_size: int = 0
-    proj_clip: float = 0.0  # 0: none
-    layer_norm: bool = False
-    residual: bool = False
-    learned_state: bool = False
-    recurrent_dropout: float = 0.0
-    recurrent_dropout_on: str = "hidden"
-    weight_dropout: float = 0.0
-    zoneout_h: float = 0.0
-    zoneout_c: float = 0.0
+    bias: bool = _told(True, "Have biases.")
+    batch_first: bool = _told(False, "Arrays begin with the sequence, not with time.")
+    bidirectional: bool = _told(False, "Read the sequence from its end too.")
+    dropout: float = _told(0.0, "Share of the outputs left out in training, in every layer but the last.")
+    proj_size: int = _told(0, "Size of the recurrent projection (LSTMP).")
+    nonrecurrent_proj_size: int = _told(0, "Size of a second projection, which does not recur.")
+    proj_clip: float = _told(0.0, "Bound of the projection.")
+    layer_norm: bool = _told(False, "Layer norm of Ba et al. 2016.")
+    residual: bool = _told(False, "Add a layer's input to its output, from the second on.")
+    learned_state: bool = _told(False, "Learn the initial state.")
+    recurrent_dropout: float = _told(0.0, "Share of what recurs left out in training.")
+    recurrent_dropout_on: str = _told("hidden", "'hidden': one mask a sequence; 'candidate': a fresh one a step.")
+    weight_dropout: float = _told(0.0, "Share of the recurrent weights left out in training.")
+    zoneout_h: float = _told(0.0, "Share of the hidden state that stays as it was, in training.")
+    zoneout_c: float = _told(0.0, "Share of the memory that stays as it was, in training.")
     options: tuple[tuple[str, Any], ...] = ()
     _text: str = field(init=False, default="", compare=False)
 
@@ -322,8 +327,31 @@ class Spec:
         return options
 
 
-_FIELDS = {f.name: f.default for f in dataclasses.fields(Spec) if f.init and f.default is not dataclasses.MISSING}
-del _FIELDS["options"]
+_TOLD = {f.name: f for f in dataclasses.fields(Spec) if "help" in f.metadata}
+_FIELDS = {name: f.default for name, f in _TOLD.items()}
+
+
+@dataclass(frozen=True)
+class Known:
+    """An option that a spec may have: its default, what it is, and the cells that have it; none: all."""
+
+    default: Any
+    help: str
+    cells: tuple[str, ...] = ()
+
+
+def known_options() -> dict[str, Known]:
+    """Every option of every cell, by name.
+
+    >>> known_options()["reset"].cells
+    ('gru',)
+    """
+    known = {name: Known(f.default, f.metadata["help"]) for name, f in _TOLD.items()}
+    for cell, definition in CELLS.items():
+        for name, option in definition.options.items():
+            first = known.get(name, Known(option.default, option.help))
+            known[name] = dataclasses.replace(first, cells=(*first.cells, cell))
+    return known
 
 
 def _check_names(cell: str, names: Iterable[str]) -> None:

@@ -1,227 +1,290 @@
-"""`openlstm train forecast` and `openlstm predict`. What needs torch is imported when a command runs.
+"""`openlstm train`, `evaluate`, `predict` and `sample`. What needs torch is imported when a command runs.
 
 An error about what was given is raised as it is: the command line makes one sentence of it.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from math import isfinite
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
-from rich.table import Table
+
+from ..spec import Spec
+from .config import CONFIGS, RECURRENT, Config, hints, kind_of, load_yaml, read_yaml, to_yaml
 
 if TYPE_CHECKING:
-    from .data import Series
-    from .forecast import Forecaster, Result
+    import pandas as pd
 
-train = typer.Typer(help="Train a model from a file.", no_args_is_help=True)
+    from .task import Table
+
+train = typer.Typer(help="Train a model from files.")
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
+LAYERS = "More of the recurrent layers"
+
+AFTER = """
+
+The run's folder gets model.safetensors, config.yaml, metrics.json, metrics.csv, report.html, last.ckpt to go on from, \
+and events for TensorBoard. Ctrl-C ends training early and keeps the best model so far. Under torchrun all processes \
+train together.
+"""
 
 
 def add(app: typer.Typer) -> None:
     """Puts the commands of this module into the command line."""
+    for name, config in CONFIGS.items():
+        train.command(name, help=config.summary + AFTER)(_command(config))
     app.add_typer(train, name="train")
+    app.command()(evaluate)
     app.command()(predict)
 
 
-@train.callback()
-def _train() -> None:
-    """Train a model from a file."""
-
-
-@train.command()
-def forecast(
-    file: Annotated[Path, typer.Argument(help="CSV with one row for each step of time.", show_default=False)],
-    target: Annotated[str, typer.Option(help="Column to forecast.", show_default=False)],
-    time: Annotated[str | None, typer.Option(help="Column of times: numbers or dates.", show_default="none")] = None,
-    horizon: Annotated[int, typer.Option(help="Steps ahead to forecast and to score.")] = 1,
-    recursive: Annotated[
-        bool, typer.Option("--recursive/--direct", help="Feed forecasts back, or give all steps at once.")
-    ] = False,
-    window: Annotated[
-        int | None, typer.Option(help="Steps that the model reads.", show_default="two seasons, or 32")
+@train.callback(invoke_without_command=True)
+def _train(
+    ctx: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="Train what a YAML file says.", show_default="none")
     ] = None,
-    season: Annotated[
-        int | None, typer.Option(help="Length of a season, 0 for none.", show_default="looked for")
-    ] = None,
-    cell: Annotated[str, typer.Option(help="lstm, gru or rnn.")] = "lstm",
-    hidden: Annotated[int, typer.Option(help="Units in each layer.")] = 32,
-    layers: Annotated[int, typer.Option(help="Layers.")] = 1,
-    options: Annotated[
-        str, typer.Option(help="More of the cell, as 'peephole=diagonal, zoneout_h=0.1'.", show_default="none")
-    ] = "",
-    dropout: Annotated[float, typer.Option(help="Share of units left out in training.")] = 0.3,
-    transform: Annotated[str, typer.Option(help="Before scaling: none, sqrt, log or auto.")] = "auto",
-    output: Annotated[str, typer.Option(help="What is learned: level, change or auto.")] = "auto",
-    test: Annotated[float, typer.Option(help="Last rows, held out: a share below 1, or a number.")] = 0.2,
-    validation: Annotated[
-        float, typer.Option(help="Rows before them that choose when to stop: a share, or a number.")
-    ] = 0.2,
-    epochs: Annotated[int, typer.Option(help="At most.")] = 300,
-    patience: Annotated[int, typer.Option(help="Epochs without improvement before the end.")] = 40,
-    batch: Annotated[int, typer.Option(help="Windows in one step of training.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 3e-3,
-    clip: Annotated[float, typer.Option(help="Greatest norm of the gradient.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
-    run: Annotated[
-        Path | None, typer.Option("-o", "--run", help="Folder for the results.", show_default="runs/NAME OF FILE")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print all tasks' options as YAML.")] = False,
 ) -> None:
-    """Train a forecast of one column of a CSV file, and score it on a held-out tail against naive forecasts.
+    """Train a model from files."""
+    if ctx.invoked_subcommand is not None:
+        return
+    if print_config:
+        typer.echo("---\n".join(to_yaml(each()) for each in CONFIGS.values()), nl=False)
+    elif config is not None:
+        task = load_yaml(config).get("task")
+        if task not in CONFIGS:
+            raise ValueError(f"'{config}' has the task {task!r}: expected one of {', '.join(CONFIGS)}")
+        values, files = read_yaml(config, CONFIGS[task])
+        _run(CONFIGS[task](**values), files)
+    else:
+        typer.echo(ctx.get_help())
 
-    Writes model.safetensors, metrics.json and forecast.png. Ctrl-C ends training early and keeps the best model so far.
-    """
-    given = dict(locals())
-    console = Console(highlight=False)
-    from ..file import make_folder
-    from ..plots import write
-    from .data import read_csv
-    from .figure import forecast_figure
-    from .forecast import ForecastConfig, fit, plan
 
-    config = ForecastConfig(**{field.name: given[field.name] for field in dataclasses.fields(ForecastConfig)})
-    config.spec()
-    series = read_csv(file, target, time)
-    plan(series, config)
-    folder = run or Path("runs") / file.stem
-    model_file = folder / "model.safetensors"
-    if model_file.exists() and not overwrite:
-        raise ValueError(
-            f"'{folder}' has the model of an earlier run: choose another folder with -o, or add --overwrite"
+def _command(config: type[Config]) -> Callable[..., None]:
+    """The command that trains a task: an option for each field of its configuration."""
+
+    def command(ctx: typer.Context, **given: Any) -> None:
+        chosen = {
+            name: value
+            for name, value in given.items()
+            if getattr(ctx.get_parameter_source(name), "name", "") in ("COMMANDLINE", "ENVIRONMENT")
+        }
+        values, files = read_yaml(given["config"], config) if given["config"] else ({}, [])
+        recurrent = dict(values.get("recurrent") or {})
+        for name in RECURRENT.keys() & chosen.keys():
+            cell = chosen.get("cell", values.get("cell", config.cell))
+            recurrent |= Spec.parse_options(cell, f"{name}={chosen[name]}")
+        for each in fields(config):
+            if each.name in chosen:
+                kind, _, many = kind_of(hints(config)[each.name])
+                lists = many and kind is not str
+                values[each.name] = _numbers(chosen[each.name]) if lists else chosen[each.name]
+        made = config(**(values | {"recurrent": recurrent}))
+        files = [str(path) for path in given["files"] or ()] or files
+        if given["print_config"]:
+            typer.echo(to_yaml(made, files), nl=False)
+            return
+        _run(made, files, given["run"], given["resume"], given["overwrite"])
+
+    command.__signature__ = inspect.Signature(list(_parameters(config)))  # type: ignore[attr-defined]
+    command.__name__ = config.task
+    return command
+
+
+def _parameters(config: type[Config]) -> Iterator[inspect.Parameter]:
+    def parameter(name: str, kind: Any, told: Any, default: Any = None) -> inspect.Parameter:
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, told]
         )
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    make_folder(folder)
 
-    def keep(model: Forecaster) -> None:
-        for name in ("metrics.json", "forecast.png"):  # of an earlier run: they are not about this model
-            (folder / name).unlink(missing_ok=True)
-        model.save(model_file)
-
-    try:
-        result = fit(series, config, keep=keep, progress=console)
-    finally:
-        for path in new if not any(folder.iterdir()) else ():
-            path.rmdir()
-    if result is None:
-        console.print("Stopped before the first epoch was over: nothing is written.")
-        raise typer.Exit(INTERRUPTED)
-    try:
-        _write_metrics(folder / "metrics.json", result, config, series)
-        write(forecast_figure(result, series), folder / "forecast.png")
-    except KeyboardInterrupt:
-        console.print(
-            f"Stopped: the model is in {model_file}, its metrics and picture are not complete.", soft_wrap=True
-        )
-        raise
-    _report(console, result, folder)
-    if result.outcome.stopped == "interrupt":
-        raise typer.Exit(INTERRUPTED)
-
-
-def _write_metrics(path: Path, result: Result, config: Any, series: Series) -> None:
-    from ..file import replace
-
-    outcome, parts = result.outcome, result.parts
-    metrics = {
-        "task": "forecast",
-        "file": series.source.strip("'"),
-        "rows": {
-            "train": parts.train,
-            "validation": parts.validation - parts.train,
-            "test": parts.rows - parts.validation,
-        },
-        "test": result.errors,
-        "validation": {"rmse, scaled": outcome.best_score},
-        "training": {key: value for key, value in dataclasses.asdict(outcome).items() if key != "best_score"},
-        "config": dataclasses.asdict(config),
-        "model": json.loads(result.model.task.text()) | {"spec": str(result.model.recurrent.spec)},
-    }
-    replace(path, (json.dumps(_finite(metrics), indent=1, allow_nan=False) + "\n").encode())
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for each number that JSON does not have, such as the loss of a run that went astray."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
-
-
-def error_table(result: Result) -> Table:
-    """The errors of the test tail, the model's above the naive ones."""
-    task, first = result.model.task, next(iter(result.errors))
-    ahead = "one step ahead" if task.horizon == 1 else f"{task.horizon} steps ahead"
-    table = Table(
-        title=f"{task.target}, last {result.parts.rows - result.parts.validation} rows, {ahead}", title_justify="left"
-    )
-    table.add_column("forecast")
-    for name in ("RMSE", "MAE"):
-        table.add_column(name, justify="right")
-    table.add_column(f"RMSE of the {first} against it", justify="right")
-    for name, errors in result.errors.items():
-        own, its = result.errors[first]["rmse"], errors["rmse"]
-        if max(own, its) <= 1e-9 * abs(result.truth).max():
-            change = "both exact"
-        elif own > 10 * its:
-            change = "over 10 times"
+    yield inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    yield parameter("files", list[Path] | None, typer.Argument(help="What to train on.", show_default=False))
+    for each in fields(config):
+        if each.name == "recurrent":
+            continue
+        kind: Any
+        kind, optional, many = kind_of(hints(config)[each.name])
+        told, default = each.metadata, cast(Any, each.default)
+        more: dict[str, Any] = {"help": told["help"], "rich_help_panel": told["heading"]}
+        if told["choices"]:
+            more["metavar"] = "|".join(told["choices"])
+        if many and kind is str:
+            more["help"] += " May be given again."
+        if default is None or default == ():
+            more["show_default"] = told["none"] if optional else False
+        if many and kind is not str:  # numbers, which have no comma inside
+            text = ",".join(map(str, default)) or None
+            yield parameter(each.name, str | None, typer.Option(_flag(each.name), metavar="N,N,...", **more), text)
+        elif many:
+            yield parameter(each.name, list[kind] | None, typer.Option(_flag(each.name), **more), list(default) or None)
         else:
-            change = f"{own / its - 1:+.0%}".replace("-", "−")
-        against = "" if name == first else change
-        table.add_row(
-            name, f"{errors['rmse']:.4g}", f"{errors['mae']:.4g}", against, style="bold" if name == first else ""
-        )
+            flags = f"{_flag(each.name)}/--no-{_flag(each.name)[2:]}" if kind is bool else _flag(each.name)
+            yield parameter(each.name, kind | None if optional else kind, typer.Option(flags, **more), default)
+    for name, known in RECURRENT.items():
+        if name == "bidirectional" and not config.may_read_ahead:
+            continue
+        only = f" Of {', '.join(known.cells)}." if known.cells else ""
+        more = {"help": known.help + only, "rich_help_panel": LAYERS}
+        if isinstance(known.default, bool):
+            yield parameter(name, bool, typer.Option(f"{_flag(name)}/--no-{_flag(name)[2:]}", **more), known.default)
+        else:
+            text = "/".join(known.default) if isinstance(known.default, tuple) else str(known.default)
+            yield parameter(name, str, typer.Option(_flag(name), metavar="TEXT", **more), text)
+    yield parameter(
+        "config",
+        Path | None,
+        typer.Option("-c", "--config", help="YAML file with options; those given here go before.", show_default="none"),
+    )
+    yield parameter("print_config", bool, typer.Option("--print-config", help="Print all options as YAML."), False)
+    yield parameter(
+        "run", Path | None, typer.Option("-o", "--run", help="Folder of the run.", show_default="runs/NAME OF FILE")
+    )
+    yield parameter("resume", bool, typer.Option("--resume", help="Go on with the run in the folder, if any."), False)
+    yield parameter("overwrite", bool, typer.Option("--overwrite", help="Replace the run in the folder."), False)
+
+
+def _numbers(text: str) -> list[Any]:
+    """The numbers in a text like 9,0,0. What is none stays a text, for the configuration to refuse."""
+    return [int(part) if part.lstrip("-").isdigit() else part for part in map(str.strip, text.split(","))]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _run(
+    config: Config, files: list[str], folder: Path | None = None, resume: bool = False, overwrite: bool = False
+) -> None:
+    if not files:
+        raise ValueError(f"There is nothing to train on: give files, as in `openlstm train {config.task} FILE`")
+    from .report import how
+    from .runs import MODEL, fit
+    from .task import Share
+
+    console = Console(highlight=False)
+    folder = folder or Path("runs") / Path(files[0]).stem
+    try:
+        run = fit(config, files, folder, resume=resume, overwrite=overwrite, progress=console)
+    except KeyboardInterrupt:
+        if (folder / MODEL).exists():
+            console.print(f"Stopped: the model is in {folder / MODEL}, its report is not complete.", soft_wrap=True)
+        raise
+    if run is None:
+        if Share.here().rank == 0:
+            console.print("Stopped before the first epoch was over: nothing is written.")
+            raise typer.Exit(INTERRUPTED)
+        return
+    console.print(f"{how(run.outcome)} ({run.model.spec}).", soft_wrap=True, markup=False)
+    _show(console, run.results.parts)
+    console.print(f"Wrote model.safetensors, metrics.json and report.html to {folder}/", soft_wrap=True, markup=False)
+    if run.outcome.stopped == "interrupt":
+        raise typer.Exit(INTERRUPTED)
+
+
+def _show(console: Console, parts: list[Any]) -> None:
+    """The first table."""
+    from .task import Table
+
+    for part in parts:
+        if isinstance(part, Table):
+            console.print(rich_table(part))
+            if part.note:
+                console.print(part.note, soft_wrap=True, markup=False)
+            return
+
+
+def rich_table(part: Table) -> Any:
+    """A table for the terminal."""
+    from rich.table import Table as Rich
+    from rich.text import Text
+
+    table = Rich(title=Text(part.title), title_justify="left")
+    for k, column in enumerate(part.columns):
+        table.add_column(Text(column), justify="right" if k else "left")
+    for k, row in enumerate(part.rows):
+        table.add_row(*map(Text, row), style="" if k else "bold")
     return table
 
 
-def _report(console: Console, result: Result, folder: Path) -> None:
-    outcome = result.outcome
-    how = {
-        "patience": f"Stopped after {outcome.epochs} epochs without improvement since epoch {outcome.best_epoch}",
-        "epochs": f"Trained {outcome.epochs} epochs, the best was {outcome.best_epoch}",
-        "interrupt": f"Stopped by Ctrl-C in epoch {outcome.epochs + 1}, the best was {outcome.best_epoch}",
-    }[outcome.stopped]
-    console.print(f"{how} ({outcome.seconds:.0f} s, {result.model.recurrent.spec}).", soft_wrap=True)
-    console.print(error_table(result))
-    console.print(f"Wrote model.safetensors, metrics.json and forecast.png to {folder}/", soft_wrap=True)
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="model.safetensors of a training run.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(help="Data with the truth.", show_default=False)],
+    last: Annotated[
+        int | None, typer.Option(help="Forecast: only the last rows of each series.", show_default="all that can be")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file to write.", show_default="none")] = None,
+    report: Annotated[Path | None, typer.Option(help="HTML page to write.", show_default="none")] = None,
+) -> None:
+    """Score a trained model on other data."""
+    from .report import write_report
+    from .runs import write_metrics
+    from .task import load
+
+    trained = load(model)
+    call = _with_options(trained.evaluate, {"last": last}, trained.kind)
+    results = call(trained.read(files))
+    if out is not None:
+        write_metrics(out, results)
+    if report is not None:
+        write_report(report, None, trained, results, files=[str(path) for path in files])
+    _show(Console(highlight=False), results.parts)
 
 
 def predict(
     model: Annotated[Path, typer.Argument(help="model.safetensors of a training run.", show_default=False)],
-    file: Annotated[Path, typer.Argument(help="CSV with the series up to now.", show_default=False)],
-    steps: Annotated[int | None, typer.Option(help="Steps ahead.", show_default="the model's horizon")] = None,
+    files: Annotated[list[Path], typer.Argument(help="What the model shall read.", show_default=False)],
+    steps: Annotated[
+        int | None, typer.Option(help="Forecast: steps ahead.", show_default="the model's horizon")
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV to write.", show_default="the screen")] = None,
 ) -> None:
-    """Forecast what follows the last row of a CSV file, with a trained model."""
-    from ..file import replace
-    from .data import read_csv
-    from .forecast import Forecaster
+    """Write what a trained model says of files: a forecast of what follows, labels, translations.
 
-    trained = Forecaster.load(model)
-    table = _table(trained, read_csv(file, trained.task.target, trained.task.time), steps)
+    Files go through in pieces, so they may be larger than memory.
+    """
+    from .task import load
+
+    trained = load(model)
+    call = _with_options(trained.predict, {"steps": steps}, trained.kind)
+    with _csv(out) as write:
+        for piece in call(files):
+            write(piece)
+
+
+def _with_options(call: Callable[..., Any], options: dict[str, Any], task: str) -> Callable[..., Any]:
+    """The call with the options that were given. Errors: ValueError for one that the task does not have."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if name not in inspect.signature(call).parameters:
+            raise ValueError(f"{_flag(name)} does not fit a model of the task '{task}': leave it out")
+    return lambda what: call(what, **given)
+
+
+@contextmanager
+def _csv(out: Path | None) -> Iterator[Callable[[pd.DataFrame], None]]:
+    """Writes tables one below the other, to the screen or to a file, which appears when it is complete."""
+    from ..file import replacing
+
+    count = 0
+
+    def text(piece: pd.DataFrame) -> str:
+        nonlocal count
+        count += 1
+        return str(piece.to_csv(index=False, header=count == 1, float_format="%.6g", lineterminator="\n"))
+
     if out is None:
-        typer.echo(table, nl=False)
-    else:
-        replace(out, table.encode())
+        yield lambda piece: typer.echo(text(piece), nl=False)
+        return
+    with replacing(out) as opened:
 
+        def write(piece: pd.DataFrame) -> None:
+            opened.write(text(piece).encode())
 
-def _table(trained: Forecaster, series: Series, steps: int | None) -> str:
-    from .forecast import predict as predict_values
-
-    task = trained.task
-    if task.step is not None and not series.goes_by(task.step):
-        raise ValueError(
-            f"{series.source} has other steps of '{task.time}' than the series that the model was trained on, which "
-            f"had one row every {task.step}: give a series with the same steps"
-        )
-    values = predict_values(trained, series, steps)
-    import pandas as pd
-
-    frame = pd.DataFrame({task.time or "row": series.after(len(values), task.step), task.target: values})
-    return str(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        yield write

@@ -1,324 +1,620 @@
-"""Forecasts a series from its own past: the task, its model, and the file that holds both.
+"""Forecasts series from their own past: the task, its model, and how it is scored.
 
-The model reads the scaled series z step by step and says at each step what the next `outputs` values are. Where it
-works on levels it reads and gives z; where it works on changes, nothing depends on the level that a series has reached:
+The model reads a scaled series z step by step and says at each step what the next `outputs` values are. Where it works
+on levels it reads and gives z; where it works on changes, nothing depends on the level that a series has reached:
 
-    x(t) = z(t)             or  z(t) - z(t-1), 0 at the first step
+    x(t) = [z(t), observed(t), known(t+1 .. t+outputs)]     z(t) - z(t-1) instead of z(t) for changes, 0 at first
     h(t) = recurrent(x(t))
     z(t+k) = W_k h(t) + b_k     or  z(t) + W_k h(t) + b_k     for k = 1 .. outputs
 
 Direct forecasting has one output for each step of the horizon. Recursive forecasting has one output, and reads its own
-forecast as the next value. What is forecast beyond the outputs is always recursive.
+forecast as the next value. What is forecast beyond the outputs is always recursive. With quantiles each output is one
+for each quantile, learned by the pinball loss, and the median is the forecast.
+
+Many series share the weights; each has a scale of its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
-from .. import file
 from ..nn import of
 from ..spec import Spec
 from . import scores
-from .data import TRANSFORMS, Array, Scaling, Series, Split, split, windows
-from .loop import Batches, Outcome, train
+from .config import ForecastConfig
+from .series import TRANSFORMS, Array, Columns, Scaling, Series, Split, read, split, steadiest, tails
+from .task import Job, Passage, Picture, Results, Share, Shuffled, Table, Task, Trained, gates, orthogonal
+
+if TYPE_CHECKING:
+    from ..tracing import Trace
 
 MOST_STEPS = 100_000  # in one forecast
+AT_ONCE = 2048  # windows that are forecast together
+A_PASS = 4000  # windows in an epoch, at most: they overlap, so an epoch need not have all of them
+SHOWN = 400  # steps in the picture of gates, at most
+TAIL = 1000  # rows that are read of a series when it is forecast, or a window where that is more
 
 
 @dataclass(frozen=True)
-class ForecastConfig:
-    """What to train. None: chosen from the training part."""
-
-    horizon: int = 1  # steps ahead that are forecast and scored
-    recursive: bool = False  # one output, fed back; else one output for each step of the horizon
-    window: int | None = None  # steps that the model reads; None: two seasons, or 32
-    season: int | None = None  # length of a period; 0: there is none; None: looked for
-    cell: str = "lstm"
-    hidden: int = 32
-    layers: int = 1
-    options: str = ""  # of the cell, as a spec has them: "peephole=diagonal, zoneout_h=0.1"
-    dropout: float = 0.3  # of h before the head, and between layers
-    transform: str = "auto"  # before scaling: "none", "sqrt", "log"
-    output: str = "auto"  # "level" or "change" from the last value
-    test: float = 0.2  # the tail that is only scored: a share, or rows
-    validation: float = 0.2  # what chooses when to stop: a share of the rows before the test, or rows
-    epochs: int = 300
-    patience: int = 40
-    batch: int = 32
-    learning_rate: float = 3e-3
-    clip: float = 1.0  # of the gradient's norm
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("horizon", "hidden", "layers", "epochs", "patience", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: expected at least 1")
-        for name, least in (("window", 2), ("season", 0)):
-            if (value := getattr(self, name)) is not None and value < least:
-                raise ValueError(f"{name} is {value}: expected at least {least}, or nothing for a choice from the data")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}: expected a whole number from 0 to 2^63 - 1")
-        for name in ("learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: expected a number above 0")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}: expected a share of at least 0 and below 1")
-        if self.output not in ("level", "change", "auto"):
-            raise ValueError(f"output is '{self.output}': expected level, change or auto")
-        if self.transform not in (*TRANSFORMS, "auto"):
-            raise ValueError(f"transform is '{self.transform}': expected one of {', '.join(TRANSFORMS)}, auto")
-
-    def spec(self) -> Spec:
-        """The recurrent layers. Errors: ValueError for an option that the cell does not have."""
-        given = Spec.parse_options(self.cell, self.options)
-        if given.get("bidirectional"):
-            raise ValueError("bidirectional layers read what is to be forecast: leave that option out")
-        own = {"dropout": self.dropout if self.layers > 1 else 0.0} | given | {"batch_first": True}
-        spec = Spec.of(self.cell, 1, self.hidden, self.layers, **own)
-        return Spec.of(self.cell, 1, self.hidden, self.layers, **(spec.definition.advised(spec) | own))
-
-
-@dataclass(frozen=True)
-class Task:
+class ForecastAbout:
     """All that is needed, beside the weights, to forecast with a trained model."""
 
-    target: str
+    columns: Columns
     window: int
     horizon: int
     outputs: int
     season: int
-    output: str
-    scaling: Scaling
-    time: str | None = None
+    output: str  # "level" or "change"
+    transform: str
+    scaling: dict[str, tuple[float, float]]  # mean and size of each series that was trained on, by name
+    exogenous: tuple[tuple[float, float], ...] = ()  # of each column that is read beside the target
+    quantiles: tuple[float, ...] = ()  # with the median among them; none: the mean is forecast
     step: str | None = None  # the distance of two times, as `Series.step` has it
-    kind: str = "forecast"
 
-    def text(self) -> str:
-        """As JSON, for the file."""
-        return json.dumps(dataclasses.asdict(self))
+    def __post_init__(self) -> None:
+        if isinstance(self.columns, dict):  # from a file
+            parts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.columns.items()}
+            object.__setattr__(self, "columns", Columns(**parts))
+            pairs = {name: _pair(pair) for name, pair in self.scaling.items()}
+            object.__setattr__(self, "scaling", pairs)
+            object.__setattr__(self, "exogenous", tuple(map(_pair, self.exogenous)))
+            object.__setattr__(self, "quantiles", tuple(map(float, self.quantiles)))
+        sizes = (self.window, self.horizon, self.outputs)
+        if not all(isinstance(size, int) and 0 < size <= MOST_STEPS for size in sizes):
+            raise ValueError("its sizes are out of range")
+        if self.output not in ("level", "change") or self.transform not in TRANSFORMS:
+            raise ValueError("its output or transform is unknown")
+        if len(self.exogenous) != len(self.columns.exogenous):
+            raise ValueError("its columns do not fit their scales")
+        if self.quantiles and (0.5 not in self.quantiles or not all(0 < q < 1 for q in self.quantiles)):
+            raise ValueError("its quantiles are out of range")
 
-    @classmethod
-    def parse(cls, text: str) -> Task:
-        """Reads what `text` gives. Errors: ValueError, TypeError."""
-        fields = json.loads(text)
-        scaling = Scaling(**fields.pop("scaling"))
-        task = cls(**fields, scaling=scaling)
-        if task.kind != "forecast":
-            raise ValueError(f"it is for the task '{task.kind}', expected 'forecast'")
-        sizes = (task.window, task.horizon, task.outputs)
-        if not all(isinstance(size, int) and size > 0 for size in sizes) or task.output not in ("level", "change"):
-            raise ValueError("its sizes or its output are out of range")
-        scaling.undo(np.zeros(1))
-        return task
+    @property
+    def inputs(self) -> int:
+        """Numbers that the layers read at each step."""
+        return 1 + len(self.columns.observed) + len(self.columns.known) * self.outputs
+
+    def scale(self, series: Series) -> Scaling:
+        """Of a series: as in training, or where it is new by what is given of it."""
+        if (pair := self.scaling.get(series.name)) is not None:
+            return Scaling(self.transform, *pair)
+        return Scaling.fit(series.values, self.transform, changes=self.output == "change")
+
+    def steps(self, steps: int) -> int:
+        """How many steps are computed, so that there are so many: whole runs of the outputs."""
+        return -(-steps // self.outputs) * self.outputs
 
 
-class Forecaster(nn.Module):
-    """The model: recurrent layers and a linear head that begins at zero, so at the mean or at the last value."""
-
-    def __init__(self, spec: Spec, task: Task, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.task = task
-        self.recurrent = of(spec)
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(spec.output_size(), task.outputs)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, z: Tensor, state: Any = None, last: Tensor | None = None) -> tuple[Tensor, Any]:
-        """Scaled values (B, T) to what follows each step, (B, T, N), and the state after the last step.
-
-        To go on after earlier values: the state, and the last of them (B, 1).
-        """
-        changes = self.task.output == "change"
-        x = torch.diff(z, prepend=z[:, :1] if last is None else last) if changes else z
-        h, state = self.recurrent(x[..., None], state)
-        y = self.head(self.dropout(h))
-        return (z[..., None] + y if changes else y), state
-
-    def _ahead(self, z: Tensor, steps: int) -> Tensor:
-        """Scaled windows (B, T) to forecasts (B, steps)."""
-        y, state = self(z)
-        parts, last = [y[:, -1]], z[:, -1:]
-        while sum(part.shape[1] for part in parts) < steps:
-            y, state = self(parts[-1], state, last)
-            last = parts[-1][:, -1:]
-            parts.append(y[:, -1])
-        return torch.cat(parts, 1)[:, :steps]
-
-    @torch.no_grad()
-    def forecast(self, windows: Array, steps: int | None = None) -> Array:
-        """What follows each window of the series (B, T), in its own units: (B, steps). `steps`: the horizon."""
-        scaling = self.task.scaling
-        z = torch.from_numpy(scaling.apply(windows)).to(self.head.weight.dtype)
-        return scaling.undo(self._ahead(z, steps or self.task.horizon).double().numpy())
-
-    def at(self, values: Array, starts: scores.Rows, steps: int | None = None) -> Array:
-        """Forecasts of rows t, t+1, ... from what is before each start t: (M, steps)."""
-        reads = starts[:, None] + np.arange(-self.task.window, 0)
-        return self.forecast(values[reads], steps)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes one safetensors file, whole or not at all."""
-        file.write(path, self.state_dict(), {"spec": str(self.recurrent.spec), "task": self.task.text()})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Forecaster:
-        """The model that `save` wrote. Nothing in the file is executed. Errors: FileNotFoundError, ValueError."""
-        tensors, metadata = file.read(path, "torch")
-        if "task" not in metadata:
-            raise ValueError(
-                f"'{path}' holds recurrent layers and no task: expected a model that `openlstm train` wrote"
-            )
-        spec = file.read_spec(path, metadata)
-        try:
-            task = Task.parse(metadata["task"])
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"'{path}' holds a task that this openlstm cannot use: {error}") from None
-        prefix = "recurrent."
-        file.match(path, spec, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        shapes = {"head.weight": (task.outputs, spec.output_size()), "head.bias": (task.outputs,)}
-        for name, shape in shapes.items():
-            found = tuple(tensors[name].shape) if name in tensors else "missing"
-            if found != shape:
-                raise ValueError(f"'{path}' does not fit its task: {name} is {found}, expected {shape}")
-        model = cls(spec, task)
-        model.load_state_dict(tensors, strict=False)
-        return model.eval()
+def _pair(value: Any) -> tuple[float, float]:
+    mean, std = map(float, value)
+    if not (np.isfinite(mean) and np.isfinite(std) and std > 0):
+        raise ValueError("a scale is out of range")
+    return mean, std
 
 
 @dataclass(frozen=True)
-class Result:
-    """A trained model and how it did."""
+class Backtest:
+    """Forecasts of one series from every row of its end (rolling origin), and what came."""
 
-    model: Forecaster
-    parts: Split
-    outcome: Outcome
-    starts: scores.Rows  # (M,) rows of the test tail that forecasts begin at
-    forecasts: dict[str, Array]  # (M, horizon) of the model and of each naive forecast, by name
+    series: Series
+    starts: scores.Rows  # (M,) rows that forecasts begin at
     truth: Array  # (M, horizon)
+    forecasts: dict[str, Array]  # (M, horizon), the model's first, then those to compare with
+    quantiles: Array | None = None  # (M, horizon, Q)
+    size: float = 1.0  # what errors are scaled by
+
+    def frame(self) -> pd.DataFrame:
+        """All forecasts, one in each row: where it starts, the step, its time, the truth and what was said."""
+        count, horizon = self.truth.shape
+        rows = np.repeat(self.starts, horizon)
+        step = np.tile(np.arange(1, horizon + 1), count)
+        at = rows + step - 1
+        columns: dict[str, Any] = {} if not self.series.name else {"series": self.series.name}
+        columns |= {"start": rows, "step": step}
+        columns["time"] = at if self.series.times is None else self.series.times[at]
+        columns["truth"] = self.truth.ravel()
+        return pd.DataFrame(columns | {name: values.ravel() for name, values in self.forecasts.items()})
+
+
+class Forecaster(Trained):
+    """The model: recurrent layers and a linear head that begins at zero, so at the mean or at the last value."""
+
+    kind: ClassVar[str] = "forecast"
+    About = ForecastAbout
+    about: ForecastAbout
+
+    def __init__(self, spec: Spec, about: ForecastAbout, dropout: float = 0.0) -> None:
+        super().__init__(spec, about, dropout)
+        if spec.input_size != about.inputs:
+            raise ValueError(f"its layers read {spec.input_size} numbers a step, and its columns are {about.inputs}")
+        self.recurrent = of(spec)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(spec.output_size(), about.outputs * max(1, len(about.quantiles)))
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, z: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """What follows each step, (T, B, outputs, Q), and the state after the last one.
+
+        x: what the layers read, (T, B, inputs), from `inputs`. z: the scaled values, (T, B).
+        """
+        h, state = self.recurrent(x, state)
+        y = self.head(self.dropout(h)).unflatten(-1, (self.about.outputs, -1))
+        return (y + z[..., None, None] if self.about.output == "change" else y), state
+
+    def inputs(self, z: Tensor, exogenous: Tensor | None = None, last: Tensor | None = None) -> Tensor:
+        """What the layers read, (T, B, inputs), from scaled values (T, B), those before the first step (1, B), and
+        scaled exogenous columns, (T + outputs, B, K + O), of which the observed ones are not read ahead."""
+        changes = self.about.output == "change"
+        x = torch.diff(z, dim=0, prepend=z[:1] if last is None else last) if changes else z
+        parts = [x[..., None]]
+        if exogenous is not None:
+            known, time = len(self.about.columns.known), len(z)
+            parts.append(exogenous[:time, :, known:])
+            parts += [exogenous[k : k + time, :, :known] for k in range(1, self.about.outputs + 1)]
+        return torch.cat(parts, -1)
+
+    def ahead(self, z: Tensor, exogenous: Tensor | None, steps: int) -> Tensor:
+        """Scaled windows (T, B), and exogenous columns from the first step on, (T + steps, B, K + O), to forecasts
+        (steps, B, Q). `steps`: a multiple of the outputs."""
+        outputs, middle = self.about.outputs, self.middle
+        y, state = self(self.inputs(z, exogenous), z)
+        parts, last = [y[-1]], z[-1:]  # (B, outputs, Q)
+        while len(parts) * outputs < steps:
+            fed = parts[-1][..., middle].t()  # (outputs, B)
+            at = len(z) + (len(parts) - 1) * outputs
+            some = None if exogenous is None else exogenous[at : at + 2 * outputs]
+            y, state = self(self.inputs(fed, some, last), fed, state)
+            last = fed[-1:]
+            parts.append(y[-1])
+        return torch.cat(parts, 1).transpose(0, 1)
 
     @property
-    def errors(self) -> dict[str, dict[str, float]]:
-        """RMSE and MAE on the test tail, by forecast."""
-        return {name: scores.errors(forecast, self.truth) for name, forecast in self.forecasts.items()}
+    def middle(self) -> int:
+        """Which of the quantiles is the median."""
+        return self.about.quantiles.index(0.5) if self.about.quantiles else 0
+
+    def exogenous(self, series: Series, rows: int) -> Array | None:
+        """The scaled exogenous columns of so many rows, (rows, K + O); of observed ones, what is ahead is 0."""
+        columns = self.about.columns
+        if not columns.exogenous:
+            return None
+        found = np.zeros((rows, len(columns.exogenous)))
+        for values, begin in ((series.known, 0), (series.observed, len(columns.known))):
+            if values is not None:
+                there = values[:rows]
+                found[: len(there), begin : begin + values.shape[1]] = there
+        mean, std = np.array(self.about.exogenous).T
+        scaled: Array = (found - mean) / std
+        if columns.observed:
+            scaled[len(series) :, len(columns.known) :] = 0.0
+        return scaled
+
+    @torch.no_grad()
+    def at(self, series: Series, starts: scores.Rows, steps: int | None = None) -> Array:
+        """Forecasts of rows t, t+1, ... from what is before each start t: (M, steps, Q)."""
+        about, scaling = self.about, self.about.scale(series)
+        wanted = about.horizon if steps is None else steps
+        whole = about.steps(wanted)
+        z = scaling.apply(series.values)
+        more = self.exogenous(series, int(starts.max()) + whole)
+        reads = starts[:, None] + np.arange(-about.window, 0)
+        found = []
+        for some in np.array_split(np.arange(len(starts)), -(-len(starts) // AT_ONCE)):
+            given = None
+            if more is not None:
+                at = starts[some][:, None] + np.arange(-about.window, whole)
+                given = torch.from_numpy(more[at]).float().transpose(0, 1)
+            y = self.ahead(torch.from_numpy(z[reads[some]]).float().t(), given, whole)
+            found.append(scaling.undo(y.transpose(0, 1).double().numpy())[:, :wanted])
+        return np.concatenate(found)
+
+    def backtest(self, series: Series, first: int, config: ForecastConfig | None = None) -> Backtest:
+        """Forecasts from every row from `first` on. config: which statistical models to compare with."""
+        about = self.about
+        starts = scores.origins(first, len(series), about.horizon)
+        said = self.at(series, starts)
+        forecasts = {self.spec.cell.upper(): said[..., self.middle]}
+        forecasts |= scores.naive(series.values, starts, about.horizon, about.season)
+        if config is not None and (config.ets or config.arima):
+            more = scores.fitted(series.values, starts, about.horizon, about.season, config.ets, config.arima)
+            forecasts |= more
+        truth = scores.targets(series.values, starts, about.horizon)
+        size = scores.naive_size(series.values[:first], about.season)
+        return Backtest(series, starts, truth, forecasts, said if about.quantiles else None, size)
+
+    def forecast(self, series: Series, steps: int | None = None) -> pd.DataFrame:
+        """What follows the end of a series: a row for each step, with its time. Errors: ValueError."""
+        about = self.about
+        wanted = about.horizon if steps is None else steps
+        self._fits(series, wanted)
+        try:
+            said = self.at(series, np.array([len(series)]), wanted)[0]
+        except ValueError as error:
+            raise ValueError(
+                f"In {series.called} {error}, with which this model was trained: give such values"
+            ) from None
+        columns: dict[str, Any] = {}
+        if series.name:
+            columns[about.columns.id or "series"] = series.name
+        columns[about.columns.time or "row"] = series.after(wanted, about.step)
+        columns[series.target if len(about.columns.target) == 1 else "forecast"] = said[:, self.middle]
+        columns |= {f"quantile {q:g}": said[:, k] for k, q in enumerate(about.quantiles)}
+        return pd.DataFrame(columns)
+
+    def _fits(self, series: Series, steps: int) -> None:
+        about = self.about
+        if not 1 <= steps <= MOST_STEPS:
+            raise ValueError(f"steps is {steps}: expected 1 to {MOST_STEPS:,}")
+        if about.step is not None and not series.goes_by(about.step):
+            raise ValueError(
+                f"{series.called} has other steps of '{about.columns.time}' than the series that the model was trained "
+                f"on, which had one row every {about.step}: give a series with the same steps"
+            )
+        if len(series) < about.window:
+            raise ValueError(
+                f"{series.called} has {len(series)} rows, but the model reads the last {about.window}: give at least "
+                "as many"
+            )
+        if about.columns.observed and steps > about.outputs:
+            raise ValueError(
+                f"steps is {steps}: beyond {about.outputs} the model would need {_quoted(about.columns.observed)} "
+                "ahead; ask for fewer"
+            )
+        there = 0 if series.known is None else len(series.known) - len(series)
+        if about.columns.known and there < about.steps(steps):
+            raise ValueError(
+                f"{series.called} has {there} rows after its last '{series.target}', but the model needs "
+                f"{_quoted(about.columns.known)} of the next {about.steps(steps)}: add them, without a target"
+            )
+
+    def read(self, files: Sequence[str | os.PathLike[str]]) -> list[Series]:
+        """The series in files. Errors: FileNotFoundError, ValueError."""
+        return read(files, self.about.columns)
+
+    def evaluate(self, data: list[Series], *, last: int | None = None) -> Results:
+        """On the last rows of each series; None: on all after the first window. Errors: ValueError."""
+        tests = []
+        for series in data:
+            least = self.about.window + self.about.horizon
+            if len(series) < least:
+                raise ValueError(f"{series.called} has {len(series)} rows: expected at least {least}")
+            rows = len(series) - self.about.window if last is None else last
+            if not self.about.horizon <= rows <= len(series) - self.about.window:
+                raise ValueError(
+                    f"last is {rows}: expected from the horizon, {self.about.horizon}, to "
+                    f"{len(series) - self.about.window}, which is what {series.called} has after a window"
+                )
+            tests.append(self.backtest(series, len(series) - rows))
+        return results(self, tests)
+
+    def predict(self, files: Sequence[Path], *, steps: int | None = None) -> Iterator[pd.DataFrame]:
+        """What follows the end of each series, so many steps ahead. Only ends of series are held in memory."""
+        for path in files:
+            for series in tails(path, self.about.columns, max(self.about.window, TAIL)):
+                yield self.forecast(series, steps)
+
+    def look(self, path: Path) -> tuple[Trace, Any]:
+        """The trace of the layers over the first series in a file, and its values."""
+        series = self.read([path])[0]
+        return self.traced(series), series.values
+
+    def traced(self, series: Series) -> Trace:
+        """The trace of the layers over a whole series."""
+        from ..models import trace
+
+        z = torch.from_numpy(self.about.scale(series).apply(series.values)).float()[:, None]
+        more = self.exogenous(series, len(series) + self.about.outputs)
+        given = None if more is None else torch.from_numpy(more).float()[:, None]
+        found: Trace = trace(self.recurrent, self.inputs(z, given))
+        return found
 
 
-def plan(series: Series, config: ForecastConfig) -> tuple[Split, Task]:
-    """Cuts the series and decides by its training part alone what the configuration leaves open. Errors: ValueError."""
-    window = config.window or 2
-    parts = split(len(series), config.test, config.validation, config.horizon, window, series.source)
-    known = series.values[: parts.train]
-    season = scores.find_season(known) if config.season is None else config.season
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def plan(data: Sequence[Series], config: ForecastConfig) -> tuple[list[Split], ForecastAbout]:
+    """Cuts each series, and decides by the training parts alone what is left open. Errors: ValueError."""
+    if not data:
+        raise ValueError("There is no series to train on: give a file")
+    window, horizon = config.window or 2, config.horizon
+    cuts = [split(len(s), config.test, config.validation, horizon, window, s.called) for s in data]
+    trains = [series.values[: cut.train] for series, cut in zip(data, cuts, strict=True)]
+    season = _season(trains) if config.season is None else config.season
+    shortest = min(map(len, trains))
     if config.window is None:
-        window = max(2, min(2 * season or 32, (parts.train - config.horizon) // 2))
-    output = _learned(known) if config.output == "auto" else config.output
-    try:
-        scaling = Scaling.fit(known, config.transform, changes=output == "change")
-        scaling.apply(series.values)  # values that come later must fit too
-    except ValueError as error:
-        raise ValueError(f"In {series.source} {error}: use the transform none") from None
-    task = Task(
-        series.target,
+        window = max(2, min(2 * season or 32, (shortest - horizon) // 2))
+    outputs = 1 if config.recursive else horizon
+    output = _learned(trains, outputs) if config.output == "auto" else config.output
+    transform = steadiest(trains) if config.transform == "auto" else config.transform
+    scaling = {}
+    for series, train in zip(data, trains, strict=True):
+        try:
+            scale = Scaling.fit(train, transform, changes=output == "change")
+            scale.apply(series.values)  # values that come later must fit too
+        except ValueError as error:
+            raise ValueError(f"In {series.called} {error}: use the transform none") from None
+        scaling[series.name] = (scale.mean, scale.std)
+    columns = Columns(config.target, config.time, config.id, config.known, config.observed)
+    quantiles = tuple(sorted({*config.quantile, 0.5})) if config.quantile else ()
+    about = ForecastAbout(
+        columns if config.target else dataclasses.replace(columns, target=(data[0].target,)),
         window,
-        config.horizon,
-        1 if config.recursive else config.horizon,
+        horizon,
+        outputs,
         season,
         output,
+        transform,
         scaling,
-        series.time,
-        series.step,
+        _scales(data, cuts),
+        quantiles,
+        data[0].step,
     )
-    return parts, task
+    for series in data:
+        if about.step is not None and not series.goes_by(about.step):
+            raise ValueError(
+                f"{series.called} has other steps of '{config.time}' than {data[0].called} which has one row every "
+                f"{about.step}: train on series with the same steps"
+            )
+    return cuts, about
 
 
-def _learned(train: Array) -> str:
-    """A level beyond those seen is not learned: where a series leaves its range, its changes are predicted."""
-    early, late = np.array_split(train, 2)
-    margin = early.std() / 2
-    outside = (late < early.min() - margin) | (late > early.max() + margin)
-    return "change" if outside.mean() > 0.1 else "level"
+def _scales(data: Sequence[Series], cuts: Sequence[Split]) -> tuple[tuple[float, float], ...]:
+    """Mean and size of each exogenous column, over the training parts."""
+    found: list[tuple[float, float]] = []
+    for kind in ("known", "observed"):
+        parts = [
+            getattr(s, kind)[: cut.train] for s, cut in zip(data, cuts, strict=True) if getattr(s, kind) is not None
+        ]
+        if parts:
+            every = np.concatenate(parts)
+            found += [(float(m), float(d) or 1.0) for m, d in zip(every.mean(0), every.std(0), strict=True)]
+    return tuple(found)
 
 
-def fit(
-    series: Series,
-    config: ForecastConfig,
-    *,
-    keep: Callable[[Forecaster], None] = lambda model: None,
-    progress: Console | None = None,
-) -> Result | None:
-    """Trains on the first part, stops by the validation part, and scores the test tail once.
+def _season(trains: Sequence[Array]) -> int:
+    """The season that most series have, or 0."""
+    seasons = Counter(scores.find_season(train) for train in trains[:100])
+    season, count = seasons.most_common(1)[0]
+    return season if 2 * count > sum(seasons.values()) else 0
 
-    keep: called with the model at each improvement. None comes back where Ctrl-C came before the first epoch was over.
+
+def _learned(trains: Sequence[Array], outputs: int) -> str:
+    """What is predicted: levels where series stay about their mean, changes where they wander.
+
+    That is, whichever of the two naive forecasts is nearer to the next values: the mean of what was, or the last value.
     """
-    parts, task = plan(series, config)
-    spec = config.spec()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = Forecaster(spec, task, config.dropout)
-        z = task.scaling.apply(series.values[: parts.train])
-        stride = 1 + len(z) // 4000  # windows overlap: a long series needs fewer of them
-        x, y = (torch.from_numpy(a).float() for a in windows(z, task.window, task.outputs, stride))
-        ahead = scores.origins(parts.train, parts.validation, task.horizon, most=200 // task.horizon + 8)
-        scale = task.scaling
-        past = scale.apply(series.values[: parts.validation])
-        truth = scores.targets(past, ahead, task.horizon)
-        reads = torch.from_numpy(past[ahead[:, None] + np.arange(-task.window, 0)]).float()
+    nearer = []
+    for train in trains:
+        early = np.cumsum(train)[:-1] / np.arange(1, len(train))
+        ahead = scores.origins(len(train) // 2, len(train), outputs)
+        truth = scores.targets(train, ahead, outputs)
+        level, change = (np.abs(truth - said[ahead - 1][:, None]).mean() for said in (early, train))
+        nearer.append(change < level)
+    return "change" if np.mean(nearer) > 0.5 else "level"
 
-        def loss(x: Tensor, y: Tensor) -> Tensor:
-            return nn.functional.mse_loss(model(x)[0], y)
 
-        def score() -> float:
-            return scores.errors(model._ahead(reads, task.horizon).double().numpy(), truth)["rmse"]
+class ForecastJob(Job):
+    """Trains on the first part of each series, stops by the validation parts, and scores the test parts once."""
 
-        outcome = train(
-            model,
-            Batches(x, y, size=config.batch),
-            loss,
-            score,
-            epochs=config.epochs,
-            patience=config.patience,
-            learning_rate=config.learning_rate,
-            clip=config.clip,
-            # Small steps gain nothing from a second thread, and lose fivefold by it where the cores are busy.
-            threads=1 if config.hidden <= 64 else None,
-            keep=lambda: keep(model),
-            progress=progress,
-        )
-    if not outcome.best_epoch:
-        return None
-    starts = scores.origins(parts.validation, parts.rows, task.horizon)
-    return Result(
-        model,
-        parts,
-        outcome,
-        starts,
-        {config.cell.upper(): model.at(series.values, starts)}
-        | scores.naive(series.values, starts, task.horizon, task.season),
-        scores.targets(series.values, starts, task.horizon),
+    model: Forecaster
+    config: ForecastConfig
+    batches: Shuffled
+
+    def __init__(self, data: Sequence[Series], config: ForecastConfig, share: Share | None = None) -> None:
+        self.data, self.config, self.share = data, config, share or Share()
+        self.cuts, about = plan(data, config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = Forecaster(config.spec(about.inputs), about, config.dropout)
+            orthogonal(self.model.recurrent, self.model.spec)
+        window, outputs = about.window, about.outputs
+        starts, parts, more, begin = [], [], [], 0
+        for series, cut in zip(data, self.cuts, strict=True):
+            z = about.scale(series).apply(series.values[: cut.train])
+            starts.append(begin + np.arange(len(z) - window - outputs + 1))
+            parts.append(z)
+            if (given := self.model.exogenous(series, cut.train)) is not None:
+                more.append(given)
+            begin += len(z)
+        self.z = torch.from_numpy(np.concatenate(parts)).float()
+        self.exogenous = torch.from_numpy(np.concatenate(more)).float() if more else None
+        self.starts = torch.from_numpy(np.concatenate(starts))
+        self.batches = Shuffled(len(self.starts), config.batch, self.windows, config.seed, self.share)
+        self._validation()
+
+    def _validation(self) -> None:
+        """Windows of the validation parts, evenly spread: few forecasts of many steps, more of one."""
+        about, config = self.model.about, self.config
+        most = 200 // config.horizon + 8
+        most = most if len(self.data) == 1 else max(1, 8 * most // len(self.data))
+        whole, z, more, truth = about.steps(about.horizon), [], [], []
+        for series, cut in zip(self.data, self.cuts, strict=True):
+            past = about.scale(series).apply(series.values[: cut.validation])
+            starts = scores.origins(cut.train, cut.validation, about.horizon, most)
+            truth.append(scores.targets(past, starts, about.horizon))
+            z.append(past[starts[:, None] + np.arange(-about.window, 0)])
+            if (given := self.model.exogenous(series, cut.validation + whole)) is not None:
+                more.append(given[starts[:, None] + np.arange(-about.window, whole)])
+        self.reads = torch.from_numpy(np.concatenate(z)).float()  # (M, T)
+        self.truth = torch.from_numpy(np.concatenate(truth)).float()  # (M, horizon)
+        self.given = torch.from_numpy(np.concatenate(more)).float() if more else None  # (M, T + whole, K + O)
+
+    @property
+    def steps(self) -> int:
+        return self.config.steps_per_epoch or min(len(self.batches), -(-A_PASS // self.batches.size))
+
+    def windows(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Training windows: what is read (T, B, inputs), the values (T, B), what follows each, (T, B, outputs)."""
+        about = self.model.about
+        at = self.starts[chosen] + torch.arange(about.window)[:, None]
+        z = self.z[at]
+        given = None
+        if self.exogenous is not None:
+            given = self.exogenous[self.starts[chosen] + torch.arange(about.window + about.outputs)[:, None]]
+        return self.model.inputs(z, given), z, self.z[at[..., None] + 1 + torch.arange(about.outputs)]
+
+    def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, float]:
+        x, z, y = batch
+        # A forecast comes after a whole window: what the model says when it has read less is not what it is for.
+        begin = len(y) // 2
+        return self._loss(self.model(x, z)[0][begin:], y[begin:]), y[begin:].numel()
+
+    def _loss(self, said: Tensor, truth: Tensor) -> Tensor:
+        """The sum of squares, or of the pinball losses, of (..., Q) about (...)."""
+        quantiles = self.model.about.quantiles
+        if not quantiles:
+            return ((said[..., 0] - truth) ** 2).sum()
+        below, levels = truth[..., None] - said, said.new_tensor(quantiles)
+        return torch.maximum(levels * below, (levels - 1) * below).sum() / len(quantiles)
+
+    def score(self) -> dict[str, tuple[float, float]]:
+        about, total, count = self.model.about, 0.0, 0
+        device = next(self.model.parameters()).device
+        own = list(self.share.of(len(self.reads)))
+        for begin in range(0, len(own), AT_ONCE):
+            some = own[begin : begin + AT_ONCE]
+            given = None if self.given is None else self.given[some].transpose(0, 1).to(device)
+            said = self.model.ahead(self.reads[some].t().to(device), given, about.steps(about.horizon))
+            truth = self.truth[some].t().to(device)
+            total += float(self._loss(said[: about.horizon], truth))
+            count += truth.numel()
+        return {"pinball loss" if about.quantiles else "squared error": (total, count)}
+
+    def results(self) -> Results:
+        tests = [
+            self.model.backtest(series, cut.validation, self.config)
+            for series, cut in zip(self.data, self.cuts, strict=True)
+        ]
+        found = results(self.model, tests)
+        rows = [
+            sum(cut.train for cut in self.cuts),
+            sum(cut.validation - cut.train for cut in self.cuts),
+            sum(cut.rows - cut.validation for cut in self.cuts),
+        ]
+        found.metrics["rows"] = dict(zip(("train", "validation", "test"), rows, strict=True))
+        return found
+
+
+def results(model: Forecaster, tests: Sequence[Backtest]) -> Results:
+    """Errors of all forecasters over all series, the picture of some, and where the model was most wrong."""
+    from .forecast_plots import forecast_figure
+
+    about = model.about
+    # What every series has: a short one may have no last season.
+    names = [name for name in tests[0].forecasts if all(name in test.forecasts for test in tests)]
+    own = names[0]
+    truth = np.concatenate([test.truth for test in tests])
+    size = np.repeat([test.size for test in tests], [len(test.truth) for test in tests])[:, None]
+    found = {
+        name: scores.errors(np.concatenate([test.forecasts[name] for test in tests]), truth, size) for name in names
+    }
+    if about.quantiles:
+        levels = np.array(about.quantiles)
+        said = np.concatenate([test.quantiles for test in tests if test.quantiles is not None])
+        for name in names:
+            point = np.concatenate([test.forecasts[name] for test in tests])[..., None]
+            given = said if name == own else np.broadcast_to(point, said.shape)
+            found[name]["pinball"] = float(scores.pinball(given, truth, levels).mean())
+        found[own]["coverage"] = {  # type: ignore[assignment] # by quantile
+            f"{q:g}": float((truth <= said[..., k]).mean()) for k, q in enumerate(levels)
+        }
+    metrics: dict[str, Any] = {"test": found, "season": about.season, "window": about.window}
+    parts: list[Table | Picture | Passage] = [error_table(model, tests, found)]
+    each = [scores.errors(test.forecasts[own], test.truth, test.size) for test in tests]
+    if len(tests) > 1:
+        metrics["series"] = {test.series.name: one for test, one in zip(tests, each, strict=True)}
+        order = np.argsort([one["mase"] for one in each], kind="stable")[::-1]
+        rows = [(tests[k].series.name, *(f"{each[k][name]:.4g}" for name in ("rmse", "mae", "mase"))) for k in order]
+        worst = f"Series by their scaled error, worst first{', 20 of ' + str(len(rows)) if len(rows) > 20 else ''}"
+        parts.append(Table(worst, ("series", "RMSE", "MAE", "MASE"), rows[:20]))
+        shown = {
+            int(order[len(order) // 2]): "the middle of all",
+            int(order[-1]): "the best",
+            int(order[0]): "the worst",
+        }
+        chosen = {k: f"Series '{tests[k].series.name}', {word}" for k, word in reversed(shown.items())}
+    else:
+        chosen = {0: "Forecasts of the test part"}
+    parts += [Picture(title, forecast_figure(tests[k], about)) for k, title in chosen.items()]
+    parts.append(_worst(tests, own))
+    looked = model.traced(tests[next(iter(chosen))].series.end(SHOWN))
+    parts.append(gates(looked, "What the gates do while the series is read", f"At most its last {SHOWN} steps."))
+    return Results(metrics, parts)
+
+
+def error_table(model: Forecaster, tests: Sequence[Backtest], found: dict[str, dict[str, float]]) -> Table:
+    """The errors of the test part, the model's above the others."""
+    about, own = model.about, next(iter(found))
+    steps = "one step ahead" if about.horizon == 1 else f"{about.horizon} steps ahead"
+    rows = sorted({len(test.series) - int(test.starts[0]) for test in tests})
+    many = f"{len(tests)} series, " if len(tests) > 1 else f"{tests[0].series.target}, "
+    last = f"last {rows[0]}" if len(rows) == 1 else f"last {rows[0]} to {rows[-1]}"
+    measures = ["rmse", "mae", "mase", *(["pinball"] if about.quantiles else [])]
+    largest = max(float(np.abs(test.truth).max()) for test in tests)
+    lines = []
+    for name, errors in found.items():
+        mine, its = found[own]["rmse"], errors["rmse"]
+        if max(mine, its) <= 1e-9 * largest:
+            change = "both exact"
+        elif mine > 10 * its:
+            change = "over 10 times"
+        else:
+            change = f"{mine / its - 1:+.0%}".replace("-", "−")
+        numbers = [f"{errors[m]:.4g}" if np.isfinite(errors[m]) else "" for m in measures]
+        lines.append((name, *numbers, "" if name == own else change))
+    note = ""
+    if about.quantiles:
+        said: dict[str, float] = found[own]["coverage"]  # type: ignore[assignment]
+        note = "Share of the truth at or below each quantile: " + ", ".join(f"{q}: {v:.3f}" for q, v in said.items())
+    heads = (
+        "forecast",
+        "RMSE",
+        "MAE",
+        "MASE",
+        *(["pinball"] if about.quantiles else []),
+        f"RMSE of the {own} against it",
     )
+    return Table(f"{many}{last} rows, {steps}", heads, lines, note)
 
 
-def predict(model: Forecaster, series: Series, steps: int | None = None) -> Array:
-    """The next values after the series ends, (steps,). Errors: ValueError where it is shorter than a window."""
-    window = model.task.window
-    if len(series) < window:
-        raise ValueError(
-            f"{series.source} has {len(series)} rows, but the model reads the last {window}: give at least as many"
+def _worst(tests: Sequence[Backtest], own: str, count: int = 10) -> Table:
+    """The forecasts that were most wrong, by the size of a naive error."""
+    frames = [
+        test.frame().assign(wrong=lambda f, t=test: (f[own] - f["truth"]).abs() / (t.size or 1.0)) for test in tests
+    ]
+    worst = pd.concat(frames).nlargest(count, "wrong")
+    many = "series" in worst
+    rows = [
+        (
+            *([str(row["series"])] if many else []),
+            f"{row['time']}",
+            str(row["step"]),
+            f"{row['truth']:.4g}",
+            f"{row[own]:.4g}",
+            f"{row[own] - row['truth']:+.4g}".replace("-", "−"),
         )
-    if steps is not None and not 1 <= steps <= MOST_STEPS:
-        raise ValueError(f"steps is {steps}: expected 1 to {MOST_STEPS:,}")
-    try:
-        values: Array = model.at(series.values, np.array([len(series)]), steps)[0]
-    except ValueError as error:
-        raise ValueError(f"In {series.source} {error}, with which this model was trained: give such values") from None
-    return values
+        for row in worst.to_dict("records")
+    ]
+    heads = (*(["series"] if many else []), tests[0].series.time or "row", "step", "truth", own, "error")
+    return Table("Worst forecasts", heads, rows)
+
+
+def read_files(files: Sequence[str | os.PathLike[str]], config: ForecastConfig) -> list[Series]:
+    """The series that a configuration names. Errors: FileNotFoundError, ValueError."""
+    return read(files, Columns(config.target, config.time, config.id, config.known, config.observed))
+
+
+TASK = Task(Forecaster, read_files, ForecastJob)

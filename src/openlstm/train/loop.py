@@ -1,25 +1,46 @@
-"""Trains any module, on Lightning: early stopping, best weights kept, gradients clipped, Ctrl-C safe.
+"""Trains a job, on Lightning: in one process or in many under torchrun, resumable, Ctrl-C safe.
 
-What is trained comes as functions, so no task is known here. Nothing is written but what `keep` writes.
+Everything random in an epoch follows from the seed and the epoch's number, and a checkpoint has all that goes over from
+one epoch to the next. So a run that was killed and resumed ends with the same bits as one that was not.
+
+With several processes each has its share of every batch. A gradient step follows the mean over all predictions in all
+shares, so that two processes do what one does with batches of twice the size.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import logging
+import math
+import os
+import pickle
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
+import torch.distributed as dist
+from lightning.fabric.plugins.io import CheckpointIO
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import Tensor
+
+from .. import file
+from .config import Config
+from .task import VERSION, Batches, Job, Share, seeded
+
+CHECKPOINT, EVENTS = "last.ckpt", "events"
+EVERY = 10.0  # seconds between checkpoints, at least; an epoch that is lost is trained again
+SMALL = 64  # up to so many units, a second thread gains nothing, and loses fivefold where the cores are busy
 
 
 @dataclass
@@ -31,60 +52,61 @@ class Outcome:
     best_epoch: int = 0  # 1 is the first; 0: interrupted before any was over
     best_score: float = float("inf")
     seconds: float = 0.0
-    curve: list[tuple[float, float]] = field(default_factory=list)  # training loss and validation score of each epoch
-
-
-class Batches:
-    """Shuffled minibatches of tensors that fit in memory, in an order that torch's seed decides."""
-
-    def __init__(self, *tensors: Tensor, size: int) -> None:
-        self.tensors, self.size = tensors, size
-
-    def __len__(self) -> int:
-        return -(-len(self.tensors[0]) // self.size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        for chosen in torch.split(torch.randperm(len(self.tensors[0])), self.size):
-            yield tuple(tensor[chosen] for tensor in self.tensors)
+    resumed: int = 0  # the epochs that were there when the run was resumed
+    curve: list[dict[str, float]] = field(default_factory=list)  # for each epoch the training loss and the scores
 
 
 def train(
-    module: nn.Module,
-    batches: Any,
-    loss: Callable[..., Tensor],
-    score: Callable[[], float],
+    job: Job,
     *,
-    epochs: int,
-    patience: int,
-    learning_rate: float,
-    clip: float = 1.0,
-    threads: int | None = None,
-    keep: Callable[[], None] = lambda: None,
+    folder: Path | None = None,
+    resume: bool = False,
+    data: str = "",
     progress: Console | None = None,
+    keep: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Trains until the score has not improved for `patience` epochs, and leaves the best weights in the module.
+    """Trains until the score has not improved for a while, and leaves the best weights in the job's model.
 
-    loss: of one batch. score: after each epoch, in evaluation mode; less is better. keep: called at each improvement,
-    while the module has the weights of it. progress: where to show a bar. At Ctrl-C, this returns with the best weights
-    so far. threads: of torch on the CPU; None leaves their number.
-    Errors: ValueError where the score is no number from the first epoch on.
+    folder: for last.ckpt, metrics.csv and TensorBoard's events; None writes nothing. resume: go on from last.ckpt if it
+    is there. data: what stands for the data in the checkpoint; a run is not resumed with other data. keep: called at
+    each improvement while the model has the weights of it, in the first process only. progress: where to show how it
+    goes. At Ctrl-C, this returns with the best weights so far.
+    Errors: ValueError where the score is no number in any epoch, or where a checkpoint is of another run.
     """
-    run = _Run(module, loss, score, keep, learning_rate)
-    callbacks: list[pl.Callback] = [
-        EarlyStopping("score", patience=patience, check_on_train_epoch_end=True, verbose=False)
-    ]
-    if progress is not None and progress.is_terminal:
-        callbacks.append(_Bar(progress, run.outcome))
+    config, share = job.config, Share.here()
+    run = _Run(job, share, data, keep if share.rank == 0 else lambda: None, folder)
+    checkpoint = None if folder is None else folder / CHECKPOINT
     begin = time.perf_counter()
-    with _quiet(), _threads(threads):
+    with _quiet(), threads(config), torch.random.fork_rng(devices=[]):
+        if folder is not None and resume:
+            for left in folder.glob(f".*{file.TEMPORARY}"):  # of a process that was killed while it wrote
+                left.unlink(missing_ok=True)
+        found = None
+        if resume and checkpoint is not None and checkpoint.is_file():
+            found = read_checkpoint(checkpoint)
+            _check(found, checkpoint, config, data)
+        callbacks: list[pl.Callback] = [
+            EarlyStopping("score", patience=config.patience, check_on_train_epoch_end=True, verbose=False),
+            *([_Keep(checkpoint)] if checkpoint is not None else []),
+            *([_Bar(progress, run)] if progress is not None and share.rank == 0 else []),
+        ]
+        logger = False if folder is None else TensorBoardLogger(str(folder), name="", version=EVENTS)
+        world = share.world
+        joined = _join(share, config.device)
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
         trainer = pl.Trainer(
-            max_epochs=epochs,
-            gradient_clip_val=clip,
+            max_epochs=config.epochs,
+            gradient_clip_val=config.clip,
             callbacks=callbacks,
-            accelerator="cpu",
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
+            accelerator=config.device,
+            devices=here if world > 1 else 1,
+            num_nodes=world // here,
+            strategy="ddp" if world > 1 else "auto",
+            precision=config.precision,  # type: ignore[arg-type] # its choices are Lightning's
+            plugins=[_Whole()],
+            logger=logger,
+            use_distributed_sampler=False,
+            enable_checkpointing=checkpoint is not None,
             enable_model_summary=False,
             enable_progress_bar=False,
             num_sanity_val_steps=0,
@@ -92,86 +114,298 @@ def train(
         )
         handler = signal.getsignal(signal.SIGINT)
         try:
-            trainer.fit(run, batches)
+            if found and found["openlstm"]["finished"]:
+                run.on_load_checkpoint(found)
+            else:
+                trainer.fit(run, _Loader(run), ckpt_path=str(checkpoint) if found else None, weights_only=True)
         except SystemExit:
             # Lightning turns Ctrl-C into an exit, and ignores any more of them.
             if not trainer.interrupted:
                 raise
             signal.signal(signal.SIGINT, handler)
             run.outcome.stopped = "interrupt"
+        finally:
+            if joined:
+                dist.destroy_process_group()
     outcome = run.outcome
-    outcome.seconds = time.perf_counter() - begin
+    outcome.seconds += time.perf_counter() - begin
     if run.best is not None:
-        module.load_state_dict(run.best)
+        job.model.load_state_dict(run.best)
     elif outcome.stopped != "interrupt":
         raise ValueError(
-            "Training gave no finite score in any epoch: expected numbers; check the series, or make the learning rate "
+            "Training gave no finite score in any epoch: expected numbers; check the data, or make the learning rate "
             "smaller"
         )
-    if outcome.stopped == "epochs" and outcome.epochs < epochs:
+    if outcome.stopped == "epochs" and outcome.epochs < config.epochs:
         outcome.stopped = "patience"
-    module.eval()
+    job.model.cpu().eval()
     return outcome
 
 
+def _join(share: Share, device: str) -> bool:
+    """Joins the processes of one machine, under a name of this attempt's own; did it?
+
+    torchrun gives the workers that it restarts the store of those that failed, and whoever is first would call at an
+    address where nobody is left. Between machines the number of the attempt need not be the same, and Lightning joins.
+    """
+    if share.world == 1 or dist.is_initialized() or os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return False
+    store, rank, world = next(dist.rendezvous("env://", share.rank, share.world))  # type: ignore[attr-defined] # both are documented
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    own = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
+    cuda = device != "cpu" and torch.cuda.is_available()
+    dist.init_process_group("nccl" if cuda else "gloo", store=own, rank=rank, world_size=world)
+    return True
+
+
 class _Run(pl.LightningModule):
-    def __init__(
-        self,
-        module: nn.Module,
-        loss: Callable[..., Tensor],
-        score: Callable[[], float],
-        keep: Callable[[], None],
-        learning_rate: float,
-    ) -> None:
+    """The job as Lightning takes it."""
+
+    def __init__(self, job: Job, share: Share, data: str, keep: Callable[[], None], folder: Path | None) -> None:
         super().__init__()
-        self.module, self.loss, self.score, self.keep = module, loss, score, keep
-        self.learning_rate = learning_rate
+        self.model = job.model  # Lightning finds the parameters here
+        self.job, self.share, self.data, self.keep, self.folder = job, share, data, keep, folder
         self.outcome = Outcome()
         self.best: dict[str, Tensor] | None = None
-        self.losses: list[Tensor] = []
+        self.lost = torch.zeros((), dtype=torch.float64)  # the sum of the losses in this epoch
+        self.steps = job.steps
 
-    def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
-        loss = self.loss(*batch)
-        self.losses.append(loss.detach())
+    def on_train_epoch_start(self) -> None:
+        config, epoch = self.job.config, self.outcome.epochs
+        torch.manual_seed(seeded(config.seed, epoch, self.share.rank).initial_seed())
+        self.lost.zero_()
+
+    def training_step(self, batch: tuple[Any, bool], index: int) -> Tensor:
+        given, counts = batch
+        total, count = self.job.loss(given)
+        everywhere = torch.tensor([float(count) * counts], dtype=torch.float64, device=total.device)
+        if self.share.world > 1:
+            dist.all_reduce(everywhere)
+        # Lightning's DDP takes the mean of the gradients over the processes.
+        loss = total * (counts * self.share.world / max(float(everywhere), 1.0))
+        self.lost += loss.detach().double().cpu()
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.module.eval()
+        model, outcome = self.job.model, self.outcome
+        model.eval()
         with torch.no_grad():
-            score = self.score()
-        outcome = self.outcome
-        if score < outcome.best_score:
-            state = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
-            outcome.best_score, outcome.best_epoch, self.best = score, outcome.epochs + 1, state
-            self.keep()
-        self.module.train()
+            sums = self.job.score()
+        model.train()
+        world = self.share.world
+        means = self._means(sums | {"training loss": (float(self.lost) / world, self.steps / world)})
+        loss = means.pop("training loss")
+        score = next(iter(means.values()))
         outcome.epochs += 1
-        outcome.curve.append((float(torch.stack(self.losses).mean()), score))
-        self.losses.clear()
-        self.log("score", torch.tensor(score, dtype=torch.float64))
+        outcome.curve.append({"training loss": loss} | means)
+        if score < outcome.best_score:
+            outcome.best_score, outcome.best_epoch = score, outcome.epochs
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+            self.keep()
+        self.log("score", torch.tensor(score, dtype=torch.float64), sync_dist=world > 1)
+        if self.logger is not None and self.share.rank == 0:
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            self.logger.log_metrics(outcome.curve[-1] | {"learning rate": rate}, step=outcome.epochs)
+            self.write_curve()
+
+    def _means(self, sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+        table = torch.tensor(list(sums.values()), dtype=torch.float64)  # (N, 2)
+        if self.share.world > 1:
+            table = table.to(self.device)
+            dist.all_reduce(table)
+        return {name: float(total / count) for name, (total, count) in zip(sums, table.cpu(), strict=True)}
+
+    def write_curve(self) -> None:
+        """The curve as a CSV file: whole each time, so that it is right after a resumption."""
+        import pandas as pd
+
+        assert self.folder is not None
+        curve = pd.DataFrame(self.outcome.curve)
+        curve.insert(0, "epoch", range(1, len(curve) + 1))
+        file.replace(self.folder / "metrics.csv", curve.to_csv(index=False).encode())
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.Adam(self.module.parameters(), lr=self.learning_rate)
+        config = self.job.config
+        parameters = list(self.job.model.parameters())
+        # Decay would pull gains, biases and learned states to 0, where they have no reason to be.
+        groups = [
+            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate)
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(config, self.steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        carried = self.job.carried()
+        if self.share.world > 1:  # of all processes, (world, ...)
+            for name, tensor in carried.items():
+                every = [torch.empty_like(tensor) for _ in range(self.share.world)]
+                dist.all_gather(every, tensor.contiguous())
+                carried[name] = torch.stack(every)
+        else:
+            carried = {name: tensor[None] for name, tensor in carried.items()}
+        checkpoint["openlstm"] = {
+            "version": VERSION,
+            "task": self.job.config.task,
+            "config": dataclasses.asdict(self.job.config),
+            "data": self.data,
+            "outcome": dataclasses.asdict(self.outcome),
+            "best": self.best,
+            "carried": carried,
+            "world": self.share.world,
+            "finished": self.finished,
+        }
+
+    @property
+    def finished(self) -> bool:
+        """Was this the last epoch."""
+        return self.trainer.should_stop or self.outcome.epochs >= self.job.config.epochs
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        ours = checkpoint["openlstm"]
+        self.outcome = Outcome(**ours["outcome"])
+        self.outcome.resumed = self.outcome.epochs
+        self.best = ours["best"]
+        same = ours["world"] == self.share.world
+        self.job.carry({k: v[self.share.rank] for k, v in ours["carried"].items()} if same else None)
+
+
+def schedule(config: Config, steps: int) -> Callable[[int], float]:
+    """The factor of the learning rate at each step, of an epoch of so many."""
+    total = config.epochs * steps
+
+    def factor(step: int) -> float:
+        rise = min(1.0, (step + 1) / (config.warmup + 1))
+        left = max(0.0, 1 - step / total)
+        fall = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[config.schedule]
+        return rise * fall
+
+    return factor
+
+
+class _Loader:
+    """The batches of each epoch. An epoch need not be one pass over the data."""
+
+    def __init__(self, run: _Run) -> None:
+        self.run = run
+
+    def __len__(self) -> int:
+        return self.run.steps
+
+    def __iter__(self) -> Iterator[tuple[Any, bool]]:
+        return self._walk()
+
+    def _walk(self) -> Iterator[tuple[Any, bool]]:
+        batches: Batches = self.run.job.batches
+        at = self.run.outcome.epochs * self.run.steps
+        for _ in range(self.run.steps):
+            number, begin = divmod(at, len(batches))
+            if not begin or at == self.run.outcome.epochs * self.run.steps:
+                walk = batches.walk(number, begin)
+            yield next(walk)
+            at += 1
+
+
+class _Whole(CheckpointIO):
+    """Checkpoints that are written whole or not at all, and read without executing anything."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        out = io.BytesIO()
+        torch.save(checkpoint, out)
+        file.replace(path, out.getvalue())
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        return read_checkpoint(path)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint holds, on the CPU. Nothing in it is executed. Errors: ValueError."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        if found["openlstm"]["version"] == VERSION:
+            return dict(found)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, OSError):
+        pass
+    raise ValueError(
+        f"'{path}' is not a checkpoint of this version of openlstm: begin anew, with --overwrite or in another folder"
+    )
+
+
+def _check(found: dict[str, Any], path: Path, config: Config, data: str) -> None:
+    ours = found["openlstm"]
+    anew = "give the same as then, or begin anew in another folder"
+    if ours["task"] != config.task:
+        raise ValueError(f"'{path}' is of the task '{ours['task']}', this run is of '{config.task}': {anew}")
+    now = dataclasses.asdict(config)
+    different = [name for name in now if name != "device" and ours["config"].get(name) != now[name]]
+    if different:
+        name = different[0]
+        raise ValueError(f"'{path}' is of a run with {name} {ours['config'].get(name)}, now it is {now[name]}: {anew}")
+    if ours["data"] != data:
+        raise ValueError(f"'{path}' is of a run on other data: {anew}")
+
+
+class _Keep(Checkpoint):
+    """Writes the checkpoint after an epoch, when all others have done with it, but not too often."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.last = path, time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        due = time.monotonic() - self.last >= EVERY or pl_module.finished
+        if trainer.strategy.broadcast(due):  # the first process's clock holds for all, who write together
+            trainer.save_checkpoint(self.path)
+            self.last = time.monotonic()
 
 
 class _Bar(pl.Callback):
-    """One line for the whole run."""
+    """One line for the whole run on a terminal; elsewhere a line now and then."""
 
-    def __init__(self, console: Console, outcome: Outcome) -> None:
-        self.console, self.outcome = console, outcome
+    def __init__(self, console: Console, run: _Run) -> None:
+        self.console, self.run = console, run
         self.progress: Progress | None = None
         self.line = TaskID(0)
+        self.begun = self.said = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        columns = (TextColumn("epoch {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"))
+        self.begun = self.said = time.monotonic()
+        if not self.console.is_terminal:
+            return
+        columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.description}"))
         self.progress = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
-        self.line = self.progress.add_task("", total=trainer.max_epochs)
+        steps, epochs = self.run.steps, self.run.job.config.epochs
+        self.line = self.progress.add_task(
+            "", total=steps * epochs, completed=steps * self.run.outcome.epochs, epoch=self._epoch()
+        )
         self.progress.start()
 
+    def _epoch(self) -> str:
+        return f"{self.run.outcome.epochs + 1}/{self.run.job.config.epochs}"
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, index: int) -> None:
+        if self.progress is not None:
+            done = self.run.outcome.epochs * self.run.steps + index + 1
+            self.progress.update(self.line, completed=done, epoch=self._epoch(), description=self._how())
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.progress is not None and self.outcome.epochs:
-            best = f"best validation error {self.outcome.best_score:.4g}, of epoch {self.outcome.best_epoch}"
-            self.progress.update(self.line, completed=self.outcome.epochs, description=best)
+        outcome, epochs = self.run.outcome, self.run.job.config.epochs
+        if self.progress is None and time.monotonic() - self.said > 30:
+            self.said = time.monotonic()
+            each = (self.said - self.begun) / (outcome.epochs - outcome.resumed)
+            left = f"at most {each * (epochs - outcome.epochs) / 60:.0f} minutes left"
+            self.console.print(f"epoch {outcome.epochs}/{epochs}, {self._how()}, {left}", soft_wrap=True)
+
+    def _how(self) -> str:
+        outcome = self.run.outcome
+        if not outcome.curve:
+            return ""
+        loss, score = list(outcome.curve[-1].values())[:2]
+        best = f"best {outcome.best_score:.4g} of epoch {outcome.best_epoch}"
+        return f"training {loss:.4g}, validation {score:.4g}, {best}"
 
     def _stop(self) -> None:
         if self.progress is not None:
@@ -185,9 +419,10 @@ class _Bar(pl.Callback):
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def threads(config: Config) -> Iterator[None]:
+    """torch's threads as a configuration wants them."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(config.threads or (1 if config.hidden <= SMALL else before))
     try:
         yield
     finally:

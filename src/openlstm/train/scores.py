@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from .data import Array
+from .series import Array
 
 Rows = NDArray[np.int64]
 
 
-def errors(forecast: Array, truth: Array) -> dict[str, float]:
-    """Root mean square and mean absolute error."""
+def errors(forecast: Array, truth: Array, size: Array | float = 1.0) -> dict[str, float]:
+    """Root mean square and mean absolute error, and the mean absolute scaled one (Hyndman and Koehler 2006).
+
+    size: what `naive_size` gives, for each forecast; where it is 0 there is no scaled error.
+    """
     difference = forecast - truth
-    return {"rmse": float(np.sqrt(np.mean(difference**2))), "mae": float(np.mean(np.abs(difference)))}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scaled = np.abs(difference) / size
+    return {
+        "rmse": float(np.sqrt(np.mean(difference**2))),
+        "mae": float(np.mean(np.abs(difference))),
+        "mase": float(np.mean(scaled)),
+    }
+
+
+def naive_size(train: Array, season: int) -> float:
+    """The mean absolute error of the naive forecast one step (or one season) ahead, on the training part."""
+    lag = season if 1 < season < len(train) else 1
+    size = float(np.abs(train[lag:] - train[:-lag]).mean()) if len(train) > lag else 0.0
+    return size if size > 1e-9 * np.abs(train).max() else 0.0  # what rounding leaves is none
+
+
+def pinball(forecast: Array, truth: Array, quantiles: Array) -> Array:
+    """The loss whose least mean is at the quantiles (Koenker and Bassett 1978): (..., Q) from (..., Q) and (...)."""
+    below = truth[..., None] - forecast
+    return np.maximum(quantiles * below, (quantiles - 1) * below)
 
 
 def origins(begin: int, end: int, horizon: int, most: int | None = None) -> Rows:
@@ -40,6 +66,40 @@ def naive(values: Array, starts: Rows, horizon: int, season: int) -> dict[str, A
     if season > 1 and starts.min() >= season:
         ahead = np.arange(horizon) % season - season  # beyond one season the same one is used again
         found["last season"] = values[starts[:, None] + ahead]
+    return found
+
+
+def fitted(
+    values: Array, starts: Rows, horizon: int, season: int, ets: bool, arima: tuple[int, ...]
+) -> dict[str, Array]:
+    """What statsmodels' ETS and ARIMA say from each start, (M, horizon). They are fitted to what is before the first.
+
+    At each later start they have read what came until then, with the parameters as they were. ETS has an additive
+    error, a damped trend, and with a season an additive one. Errors: ValueError where a model cannot be fitted.
+    """
+    from statsmodels.tsa.arima.model import ARIMA
+    from statsmodels.tsa.exponential_smoothing.ets import ETSModel
+
+    first = int(starts.min())
+    period = season if 1 < season <= first // 2 else 0
+    wanted: dict[str, Callable[[Array], Any]] = {}
+    if ets:
+        more = {"seasonal": "add", "seasonal_periods": period} if period else {}
+        wanted["ETS"] = lambda y: ETSModel(y, error="add", trend="add", damped_trend=True, **more)
+    if arima:
+        wanted[f"ARIMA({','.join(map(str, arima))})"] = lambda y: ARIMA(y, order=arima)
+    found = {}
+    for name, model in wanted.items():
+        if first < (least := 2 * (period + 5 if name == "ETS" else sum(arima) + 2)):
+            raise ValueError(f"{name} cannot be fitted to {first} rows: expected at least {least}; leave it out")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on how the fit went: its errors tell
+            try:
+                parameters = model(values[:first]).fit(**({"disp": False} if name == "ETS" else {})).params
+                said = [model(values[:start]).smooth(parameters).forecast(horizon) for start in starts]
+            except (ValueError, np.linalg.LinAlgError, IndexError, TypeError) as error:
+                raise ValueError(f"{name} cannot be fitted to {first} rows ({error}); leave it out") from None
+        found[name] = np.array(said)
     return found
 
 

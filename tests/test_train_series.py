@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from openlstm.train.data import Scaling, from_frame, read_csv, split, windows
-from openlstm.train.scores import errors, find_season, naive, origins, targets
+from openlstm.train.scores import errors, find_season, fitted, naive, naive_size, origins, pinball, targets
+from openlstm.train.series import Columns, Scaling, from_frame, read, split, steadiest, tails
+
+YT = Columns(("y",), "t")
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def write(tmp_path, monkeypatch):
         (
             "t,y\n1,2\n1,3\n2,3\n",
             "Time column 't' of 's.csv' has '1' twice, in line 2 and line 3: expected each time once; remove one, or "
-            "train on one series at a time",
+            "name the column that tells the series apart",
         ),
         (
             "t,y\n1,2\n3,3\n2,3\n",
@@ -99,19 +101,19 @@ def write(tmp_path, monkeypatch):
 )
 def test_a_bad_file_gets_one_sentence(write, text, message):
     with pytest.raises(ValueError) as error:
-        read_csv(write(text), "y", "t")
+        read([write(text)], YT)
     assert str(error.value) == message
 
 
 def test_no_such_file(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
-        read_csv(tmp_path / "none.csv", "y")
-    assert str(error.value) == f"There is no file '{tmp_path / 'none.csv'}': give the path of a CSV file"
+        read([tmp_path / "none.csv"], YT)
+    assert str(error.value) == f"There is no file '{tmp_path / 'none.csv'}': give the path of a CSV or Parquet file"
 
 
 @pytest.mark.parametrize("text", ["t,y\n1,2\n2,3.5\n", "\ufefft;y\r\n1;2\r\n2;3.5\r\n\r\n\r\n", "t\ty \n1\t 2\n2\t3.5"])
 def test_a_good_file(write, text):
-    series = read_csv(write(text), "y", "t")
+    [series] = read([write(text)], YT)
     assert series.values.tolist() == [2, 3.5]
     assert series.times is not None and series.times.tolist() == [1, 2]
 
@@ -139,7 +141,7 @@ def test_a_good_file(write, text):
     ],
 )
 def test_times_go_on(times, after):
-    series = from_frame(pd.DataFrame({"t": times, "y": 1.0}), "y", "t")
+    [series] = from_frame(pd.DataFrame({"t": times, "y": 1.0}), YT)
     found = series.after(2)
     if isinstance(after[0], str):
         assert list(found) == [pd.Timestamp(time) for time in after]
@@ -165,17 +167,17 @@ def test_times_go_on(times, after):
     ],
 )
 def test_a_short_series_is_held_against_the_step_of_a_long_one(times, step, fits):
-    assert from_frame(pd.DataFrame({"t": times, "y": 1.0}), "y", "t").goes_by(step) is fits
+    assert from_frame(pd.DataFrame({"t": times, "y": 1.0}), YT)[0].goes_by(step) is fits
 
 
 def test_a_short_series_goes_on_by_the_step_of_a_long_one():
-    series = from_frame(pd.DataFrame({"t": ["2024-01-04", "2024-01-05"], "y": 1.0}), "y", "t")
+    [series] = from_frame(pd.DataFrame({"t": ["2024-01-04", "2024-01-05"], "y": 1.0}), YT)
     assert list(series.after(2, "B")) == [pd.Timestamp("2024-01-08"), pd.Timestamp("2024-01-09")]
 
 
 def test_a_table_names_its_rows():
     with pytest.raises(ValueError, match=r"^Column 'y' of the table has no value in row 1: "):
-        from_frame(pd.DataFrame({"y": [1.0, np.nan]}), "y")
+        from_frame(pd.DataFrame({"y": [1.0, np.nan]}), Columns(("y",)))
 
 
 def test_split_by_time():
@@ -204,7 +206,7 @@ def test_a_split_without_room(arguments, message):
 
 def test_scaling_is_undone():
     y = np.random.default_rng(0).gamma(2, 30, 200)
-    for transform in ("none", "sqrt", "log", "auto"):
+    for transform in ("none", "sqrt", "log"):
         scaling = Scaling.fit(y, transform)
         z = scaling.apply(y)
         assert abs(z.mean()) < 1e-12 and abs(z.std() - 1) < 1e-12
@@ -214,9 +216,10 @@ def test_scaling_is_undone():
 
 def test_the_transform_follows_the_data():
     steps = np.random.default_rng(0).normal(size=1000)
-    assert Scaling.fit(np.exp(steps.cumsum() / 10)).transform == "log"
-    assert Scaling.fit(steps + 10).transform == "none"
-    assert Scaling.fit(np.exp(steps.cumsum() / 10) - 10).transform == "none"  # none other takes values below 0
+    assert steadiest([np.exp(steps.cumsum() / 10)]) == "log"
+    assert steadiest([steps + 10]) == "none"
+    assert steadiest([np.exp(steps.cumsum() / 10) - 10]) == "none"  # none other takes values below 0
+    assert steadiest([np.exp(steps.cumsum() / 10), -np.ones(30)]) == "none"  # one of many that others do not take
     with pytest.raises(ValueError, match=r"^there is a value of -1, but the log transform takes none of 0 or below$"):
         Scaling.fit(np.array([1.0, -1]), "log")
 
@@ -225,12 +228,6 @@ def test_what_rounding_leaves_is_not_scaled_up():
     for value in (0.1, 5.0, -1e12, 0.0):
         assert Scaling.fit(np.full(180, value)).std == 1
     assert Scaling.fit(np.array([1e6, 1e6 + 1])).std == 0.5
-
-
-def test_windows():
-    x, y = windows(np.arange(10.0), window=3, outputs=2, stride=2)
-    assert x.tolist() == [[1, 2, 3], [3, 4, 5], [5, 6, 7]]
-    assert y[-1].tolist() == [[6, 7], [7, 8], [8, 9]]
 
 
 def test_naive_forecasts_know_only_what_is_before_them():
@@ -243,7 +240,7 @@ def test_naive_forecasts_know_only_what_is_before_them():
     assert found["last value"][0].tolist() == [9] * 5
     assert found["last season"][0].tolist() == [7, 8, 9, 7, 8]
     assert list(naive(values, starts, 5, season=0)) == ["last value"]
-    assert errors(np.array([1.0, 3]), np.array([2.0, 6])) == {"rmse": pytest.approx(5**0.5), "mae": 2}
+    assert errors(np.array([1.0, 3]), np.array([2.0, 6]), 4) == {"rmse": pytest.approx(5**0.5), "mae": 2, "mase": 0.5}
 
 
 def test_a_season_is_found_where_there_is_one():
@@ -253,3 +250,132 @@ def test_a_season_is_found_where_there_is_one():
     for _ in range(5):
         assert find_season(random.normal(size=300)) == 0
     assert find_season(np.ones(100)) == 0
+
+
+PANEL = "shop,t,y,open,rain\na,1,2,1,0.1\na,2,3,0,0.2\nb,1,5,1,0.3\nb,2,6,1,0.4\nb,3,7,0,0.5\na,3,,1,\n"
+
+
+def test_many_series_in_one_file(write):
+    columns = Columns(("y",), "t", "shop", ("open",), ("rain",))
+    a, b = read([write(PANEL)], columns, ahead=True)
+    assert (a.name, b.name) == ("a", "b")
+    assert a.values.tolist() == [2, 3] and b.values.tolist() == [5, 6, 7]
+    assert a.known.tolist() == [[1], [0], [1]] and a.observed.tolist() == [[0.1], [0.2]]
+    assert a.times.tolist() == [1, 2, 3] and a.after(2).tolist() == [3, 4]  # the row that is known ahead is the next
+    with pytest.raises(ValueError, match=r"^Column 'y' of 's.csv' has no value in line 7: "):
+        read(["s.csv"], columns)
+
+
+def test_many_columns_are_many_series(write):
+    first, second = read([write("t,y,z\n1,2,3\n2,4,5\n")], Columns(("y", "z"), "t"))
+    assert (first.name, second.name) == ("y", "z")
+    assert first.values.tolist() == [2, 4] and second.values.tolist() == [3, 5]
+
+
+def test_many_files_are_many_series(write, tmp_path):
+    write("t,y\n1,2\n2,4\n")
+    (tmp_path / "r.csv").write_text("t,y\n5,6\n6,7\n")
+    assert [series.name for series in read(["s.csv", "r.csv"], YT)] == ["s", "r"]
+    with pytest.raises(ValueError, match=r"^'s.csv' is given twice: give each file once$"):
+        read(["s.csv", "s.csv"], YT)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (Columns(()), "No target is given: 's.csv' has 'shop', 't', 'y', 'open', 'rain'; choose what to forecast"),
+        (Columns(("y",), known=("y",)), "The column 'y' is named twice: give each column one part"),
+        (Columns(("open",), "t", "y"), "Column 'y' of 's.csv' has no value in line 7: name the series in every row"),
+        (
+            Columns(("open",), "t"),
+            "Time column 't' of 's.csv' has '1' twice, in line 2 and line 4: expected each time once; remove one, or "
+            "name the column that tells the series apart",
+        ),
+        (
+            Columns(("open",), "open", "shop"),
+            "The column 'open' is named twice: give each column one part",
+        ),
+    ],
+)
+def test_columns_that_do_not_fit_get_one_sentence(write, columns, message):
+    with pytest.raises(ValueError) as error:
+        read([write(PANEL)], columns)
+    assert str(error.value) == message
+
+
+def test_parquet(write, tmp_path):
+    """The same series as from text, with dates and numbers of their own types."""
+    rows = "".join(f"2024-01-{day:02},{day / 7}\n" for day in range(1, 20))
+    [text] = read([write("t,y\n" + rows)], YT)
+    frame = pd.read_csv("s.csv", parse_dates=["t"])
+    frame.to_parquet("s.parquet", row_group_size=5)
+    [series] = read(["s.parquet"], YT)
+    np.testing.assert_array_equal(series.values, text.values)
+    assert list(series.times) == list(text.times)
+    frame.loc[3, "y"] = np.nan
+    frame.to_parquet("s.parquet")
+    with pytest.raises(ValueError, match=r"^Column 'y' of 's.parquet' has no value in row 3: "):
+        read(["s.parquet"], YT)
+    frame.iloc[:0].to_parquet("s.parquet")
+    with pytest.raises(ValueError, match=r"^'s.parquet' has column names and no rows: "):
+        read(["s.parquet"], YT)
+    (tmp_path / "s.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(ValueError, match=r"^'s.parquet' is not a Parquet file that can be read"):
+        read(["s.parquet"], YT)
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 100])
+def test_ends_are_the_same_however_a_file_is_cut(write, piece):
+    """Only the last rows are kept, in whichever pieces the file is read."""
+    random = np.random.default_rng(0)
+    names = random.choice(["a", "b", "c"], 60)
+    rows = [f"{name},{(names[:k] == name).sum()},{k},{k % 3}" for k, name in enumerate(names)]
+    rows += [f"{name},{(names == name).sum()},,1" for name in "abc"]
+    columns = Columns(("y",), "t", "shop", ("open",))
+    write("shop,t,y,open\n" + "\n".join(rows) + "\n\n")
+    whole = {series.name: series.end(5) for series in read(["s.csv"], columns, ahead=True)}
+    for series in tails("s.csv", columns, 5, piece):
+        expected = whole[series.name]
+        np.testing.assert_array_equal(series.values, expected.values)
+        np.testing.assert_array_equal(series.known, expected.known)
+        assert series.times.tolist() == expected.times.tolist() and len(series.known) == 6
+
+
+def test_pinball_is_least_at_the_quantile():
+    values = np.random.default_rng(0).exponential(size=4001)
+    levels = np.array([0.1, 0.5, 0.9])
+    best = np.quantile(values, levels)
+
+    def loss(said):
+        return pinball(np.broadcast_to(said, (4001, 3)), values, levels).mean(0)
+
+    assert (loss(best) < loss(best + 0.05)).all() and (loss(best) < loss(best - 0.05)).all()
+    assert pinball(np.array([[1.0]]), np.array([3.0]), np.array([0.9])).item() == pytest.approx(1.8)
+
+
+def test_the_size_of_a_naive_error():
+    assert naive_size(np.array([1.0, 2, 4, 7]), 0) == 2
+    assert naive_size(np.array([1.0, 2, 4, 7]), 2) == 4
+    assert naive_size(np.sin(2 * np.pi * np.arange(70) / 7), 7) == 0  # what rounding leaves
+
+
+def test_statistical_models_roll_over_the_origins():
+    """statsmodels' own forecast at each origin, with the parameters of the first; what comes later changes nothing."""
+    from statsmodels.tsa.arima.model import ARIMA
+
+    random = np.random.default_rng(0)
+    values = 5 + np.convolve(random.normal(size=90), [1, 0.6, 0.3])[:80]
+    starts = origins(70, 80, 3)
+    found = fitted(values, starts, 3, 0, True, (1, 0, 0))
+    assert list(found) == ["ETS", "ARIMA(1,0,0)"] and found["ETS"].shape == (8, 3)
+    model = ARIMA(values[:70], order=(1, 0, 0)).fit()
+    for k in (0, 4):
+        expected = model.apply(values[: starts[k]]).forecast(3)
+        np.testing.assert_allclose(found["ARIMA(1,0,0)"][k], expected, rtol=1e-6)
+    later = values.copy()
+    later[75:] += 100
+    again = fitted(later, starts, 3, 0, True, (1, 0, 0))
+    for name in found:
+        np.testing.assert_array_equal(found[name][:6], again[name][:6])
+    with pytest.raises(ValueError, match=r"^ARIMA\(9,0,0\) cannot be fitted to 20 rows: expected at least 22; leave"):
+        fitted(values[:30], origins(20, 30, 1), 1, 0, False, (9, 0, 0))

@@ -2,44 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from .data import Series, clock
-from .forecast import Result
+from .scores import errors
+from .series import clock
 
-TRUTH, MODEL, NAIVE = "#222222", "#c8401c", ("#8fa3b5", "#b9a66b")
+if TYPE_CHECKING:
+    from .forecast import Backtest, ForecastAbout
+
+TRUTH, MODEL, OTHERS = "#222222", "#c8401c", ("#8fa3b5", "#b9a66b", "#7aa37a", "#a58bb5")
 
 
-def forecast_figure(result: Result, series: Series) -> Figure:
+def forecast_figure(test: Backtest, about: ForecastAbout) -> Figure:
     """Above: the end of the series and the forecasts of its test tail. Below: how far each is from the truth."""
-    horizon = result.model.task.horizon
-    shown = _shown(result)
-    x = np.arange(len(series)) if series.times is None else clock(series.times)
+    series, horizon = test.series, about.horizon
+    shown = _shown(test, horizon)
+    x = np.arange(len(series)) if series.times is None else clock(series.times[: len(series)])
     figure = Figure(figsize=(10, 6), layout="constrained")
     grid = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))
     above, below = grid
-    first = result.parts.validation
-    begin = max(0, first - max(len(series) - first, 2 * result.model.task.season))
+    first = int(test.starts[0])
+    begin = max(0, first - max(len(series) - first, 2 * about.season))
     above.axvspan(x[begin], x[first - 1], color="#f3f1ec", lw=0)
     above.plot(x[begin:], series.values[begin:], color=TRUTH, lw=1.6, label="truth", zorder=3)
-    names = list(result.forecasts)
-    colors = dict(zip(names, (MODEL, *NAIVE), strict=False))
+    names = list(test.forecasts)
+    colors = dict(zip(names, (MODEL, *OTHERS), strict=False))
+    if test.quantiles is not None and len(about.quantiles) > 1:
+        # The widest two are a band around the forecast.
+        low, high = (_joined(test.quantiles[..., k], shown, horizon) for k in (0, -1))
+        rows = _rows(shown, horizon)
+        label = f"quantiles {about.quantiles[0]:g} to {about.quantiles[-1]:g}"
+        above.fill_between(x[np.maximum(rows, 0)], low, high, color=MODEL, alpha=0.15, lw=0, label=label)
     for name in reversed(names):  # the model last, so on top
         style: dict[str, Any] = {"color": colors[name], "lw": 1.8 if name == names[0] else 1.1}
         style |= {"zorder": 4 if name == names[0] else 2, "ls": "-" if name == names[0] else "--"}
-        rows = np.concatenate([np.append(start + np.arange(horizon), -1) for start, _ in shown])
-        rows = rows[:-1] if horizon > 1 else rows[rows >= 0]
-        values = _joined(result.forecasts[name], shown, horizon)
+        rows = _rows(shown, horizon)
+        values = _joined(test.forecasts[name], shown, horizon)
         where = x[np.maximum(rows, 0)]
-        above.plot(where, values, label=f"{name}, RMSE {_number(result.errors[name]['rmse'])}", **style)
+        above.plot(
+            where, values, label=f"{name}, RMSE {_number(errors(test.forecasts[name], test.truth)['rmse'])}", **style
+        )
         truth = np.where(rows >= 0, series.values[rows], np.nan)
         below.plot(where, values - truth, **style)
     below.axhline(0, color=TRUTH, lw=0.8)
     ahead = "one step ahead" if horizon == 1 else f"{horizon} steps ahead"
-    above.set_title(f"{series.target}: the test tail, forecast {ahead}", loc="left", weight="bold")
+    above.set_title(f"{series.name or series.target}: the test tail, forecast {ahead}", loc="left", weight="bold")
     above.set_ylabel(series.target)
     below.set_ylabel("forecast − truth")
     below.set_xlabel(series.time or "row")
@@ -71,11 +81,17 @@ def _number(value: float) -> str:
     return f"{value:.3g}" if value > 1e-12 else "0"
 
 
-def _shown(result: Result) -> list[tuple[int, int]]:
+def _shown(test: Backtest, horizon: int) -> list[tuple[int, int]]:
     """Forecasts to draw, as (row that it starts at, index): all one step ahead, else as many as lie side by side."""
-    horizon, last = result.model.task.horizon, len(result.starts) - 1
+    last = len(test.starts) - 1
     chosen = range(last % horizon, last + 1, horizon)
-    return [(int(result.starts[k]), k) for k in chosen]
+    return [(int(test.starts[k]), k) for k in chosen]
+
+
+def _rows(shown: list[tuple[int, int]], horizon: int) -> np.ndarray:
+    """The rows of the drawn forecasts, with -1 between those of several steps."""
+    rows = np.concatenate([np.append(start + np.arange(horizon), -1) for start, _ in shown])
+    return rows[:-1] if horizon > 1 else rows[rows >= 0]
 
 
 def _joined(forecast: np.ndarray, shown: list[tuple[int, int]], horizon: int) -> np.ndarray:

@@ -1,0 +1,5 @@
+"""`python -m openlstm`, and `torchrun -m openlstm`."""
+
+from .cli import main
+
+main()

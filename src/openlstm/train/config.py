@@ -1,0 +1,263 @@
+"""What can be set: the options of every task, written once for Python, the command line and YAML files. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import operator
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from ..cells import CELLS
+from ..spec import Spec, known_options
+
+DATA, MODEL, TRAINING = "Data", "Model", "Training"  # under which heading an option is listed
+# Of the recurrent layers: those that a task does not set itself.
+RECURRENT = {name: known for name, known in known_options().items() if name not in ("batch_first", "dropout")}
+
+C = TypeVar("C", bound="Config")
+
+
+def option(
+    default: Any,
+    help: str,
+    heading: str,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+    none: str = "none",
+) -> Any:
+    """A field of a configuration. `least`, `above`, `below`: its bounds; `none`: what it is where nothing is given."""
+    told: dict[str, Any] = {"help": help, "heading": heading, "least": least, "above": above, "below": below}
+    told |= {"choices": choices, "none": none}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=told)
+    return field(default=default, metadata=told)
+
+
+def changed(name: str, default: Any, **told: Any) -> Any:
+    """An option that all tasks have, with another default or other words. It needs its annotation again."""
+    return field(default=default, metadata={**Config.__dataclass_fields__[name].metadata, **told})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What every task can be told. Errors: ValueError, TypeError, one sentence that names the option."""
+
+    task: ClassVar[str] = ""
+    summary: ClassVar[str] = ""  # what training it does, for --help
+    may_read_ahead: ClassVar[bool] = False  # does it make sense that the layers read from the end too
+
+    test: float = option(0.2, "Held out and only scored: a share below 1, or a number.", DATA, above=0)
+    validation: float = option(
+        0.2, "Held out to choose when to stop: a share of the rest below 1, or a number.", DATA, above=0
+    )
+    cell: str = option("lstm", "Kind of recurrent layers.", MODEL, choices=tuple(CELLS))
+    hidden: int = option(32, "Units in each layer.", MODEL, least=1)
+    layers: int = option(1, "Recurrent layers.", MODEL, least=1)
+    recurrent: Mapping[str, Any] = option({}, "More of the recurrent layers.", MODEL)
+    dropout: float = option(0.0, "Share of units left out in training.", MODEL, least=0, below=1)
+    epochs: int = option(100, "At most.", TRAINING, least=1)
+    steps_per_epoch: int | None = option(
+        None, "Batches in an epoch, after which the model is scored and kept.", TRAINING, least=1, none="all data once"
+    )
+    patience: int = option(10, "Epochs without improvement before the end.", TRAINING, least=1)
+    batch: int = option(32, "Sequences in one step of training, in each process.", TRAINING, least=1)
+    learning_rate: float = option(3e-3, "Of AdamW.", TRAINING, above=0)
+    schedule: str = option(
+        "constant", "How the learning rate falls to 0.", TRAINING, choices=("constant", "linear", "cosine")
+    )
+    warmup: int = option(0, "Steps in which the learning rate rises from 0.", TRAINING, least=0)
+    weight_decay: float = option(0.0, "Of AdamW, on matrices.", TRAINING, least=0)
+    clip: float = option(1.0, "Greatest norm of the gradient.", TRAINING, above=0)
+    precision: str = option(
+        "32-true", "As Lightning names it.", TRAINING, choices=("32-true", "bf16-mixed", "16-mixed")
+    )
+    device: str = option("cpu", "Where to train.", TRAINING, choices=("cpu", "gpu", "auto"))
+    threads: int | None = option(None, "Of each process on the CPU.", TRAINING, least=1, none="one for small layers")
+    seed: int = option(0, "The same seed gives the same model.", TRAINING, least=0, below=2**32)
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            object.__setattr__(self, each.name, _checked(each, hints(type(self))[each.name], getattr(self, each.name)))
+        if self.recurrent.get("bidirectional") and not self.may_read_ahead:
+            raise ValueError(f"bidirectional layers read what {self.task} is to say: leave that option out")
+        for name in self.recurrent:
+            if name in ("batch_first", "dropout"):
+                raise ValueError(f"recurrent has '{name}', which {self.task} sets itself: leave it out")
+        self.spec(1)
+
+    def spec(self, inputs: int, **given: Any) -> Spec:
+        """The recurrent layers, for that many inputs. Errors: ValueError for an option that the cell does not have."""
+        own = {"dropout": self.dropout if self.layers > 1 else 0.0} | dict(self.recurrent) | given
+        spec = Spec.of(self.cell, inputs, self.hidden, self.layers, **own)
+        return Spec.of(self.cell, inputs, self.hidden, self.layers, **(spec.definition.advised(spec) | own))
+
+
+def hints(config: type) -> dict[str, Any]:
+    """The types of a configuration's options."""
+    return typing.get_type_hints(config)
+
+
+def kind_of(hint: Any) -> tuple[type, bool, bool]:
+    """What an option holds: the type, may it be nothing, are there many."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        kind, _, many = kind_of(next(a for a in typing.get_args(hint) if a is not type(None)))
+        return kind, True, many
+    if typing.get_origin(hint) is tuple:
+        return typing.get_args(hint)[0], False, True
+    return (dict if typing.get_origin(hint) is not None else hint), False, False
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "names and values"}
+
+
+def _checked(each: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
+    """The value, of the type that the option has. Errors: ValueError."""
+    kind, optional, many = kind_of(hint)
+    if value is None and optional:
+        return None
+    if many:
+        values = value if isinstance(value, (list, tuple)) else (value,)
+        return tuple(_checked_one(each, kind, item, optional) for item in values)
+    return _checked_one(each, kind, value, optional)
+
+
+def _checked_one(each: dataclasses.Field[Any], kind: type, value: Any, optional: bool) -> Any:
+    name, told = each.name, each.metadata
+    given = f"{name} is {value!r}" if isinstance(value, str) else f"{name} is {value}"
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is float and isinstance(value, str):  # YAML reads 1e-3 as a text
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    fits = isinstance(value, Mapping if kind is dict else kind) and not (kind is int and isinstance(value, bool))
+    nothing = f", or nothing: {told['none']}" if optional else ""
+    if not fits:
+        raise ValueError(f"{given}: expected {_WORDS[kind]}{nothing}")
+    if told["choices"] and value not in told["choices"]:
+        raise ValueError(f"{given}: expected one of {', '.join(told['choices'])}")
+    bounds = {"at least": told["least"], "above": told["above"], "below": told["below"]}
+    bounds = {words: bound for words, bound in bounds.items() if bound is not None}
+    holds = {"at least": operator.ge, "above": operator.gt, "below": operator.lt}
+    if value != value or not all(holds[words](value, bound) for words, bound in bounds.items()):
+        said = [f"{words} {bound:g}" for words, bound in bounds.items()]
+        raise ValueError(
+            f"{given}: expected {_WORDS[kind] + ' ' if value != value else ''}{' and '.join(said)}{nothing}"
+        )
+    return dict(value) if kind is dict else value
+
+
+def known(config: type[Config], names: typing.Iterable[str], where: str) -> None:
+    """Checks that there are such options. Errors: ValueError, with the nearest name."""
+    there = [each.name for each in dataclasses.fields(config)]
+    for name in names:
+        if name not in there:
+            near = difflib.get_close_matches(str(name), there, 1)
+            advice = f"did you mean '{near[0]}'?" if near else f"expected some of {', '.join(there)}"
+            raise ValueError(f"{where} has '{name}', which {config.task} does not know: {advice}")
+
+
+def to_yaml(config: Config, data: typing.Sequence[str] = ()) -> str:
+    """All options as YAML, each with what it is. `data`: the files that belong to it."""
+    import yaml
+
+    def lines(value: dict[str, Any]) -> str:
+        return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10**6)).rstrip("\n")
+
+    parts = [lines({"task": config.task, "data": list(data)})]
+    by_heading: dict[str, list[str]] = {}
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        plain = list(value) if isinstance(value, tuple) else _plain(value) if isinstance(value, dict) else value
+        text = lines({each.name: plain})
+        help = each.metadata["help"] + (f" ({', '.join(c)})" if (c := each.metadata["choices"]) else "")
+        none = f" null: {each.metadata['none']}." if value is None else ""
+        by_heading.setdefault(each.metadata["heading"], []).append(f"# {help}{none}\n{text}")
+    parts += [f"\n## {heading}\n" + "\n".join(options) for heading, options in by_heading.items()]
+    return "\n".join(parts) + "\n"
+
+
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(item) if isinstance(item, tuple) else item for name, item in value.items()}
+
+
+def read_yaml(path: str | os.PathLike[str], config: type[Config]) -> tuple[dict[str, Any], list[str]]:
+    """The options that a YAML file gives, and the data files that it names. Errors: FileNotFoundError, ValueError."""
+    given = load_yaml(path)
+    task = given.pop("task", config.task)
+    if task != config.task:
+        raise ValueError(f"'{path}' is for the task '{task}', not for '{config.task}': run `openlstm train {task}`")
+    data = given.pop("data", None) or []
+    if not isinstance(data, list) or not all(isinstance(name, str) for name in data):
+        raise ValueError(f"'{path}' has data: {data!r}, expected a list of files")
+    known(config, given, f"'{path}'")
+    return given, data
+
+
+def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a YAML file holds, by name. Errors: FileNotFoundError, ValueError."""
+    import yaml
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file '{path}': give a YAML file, such as --print-config prints")
+    try:
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"'{path}' is not YAML that can be read ({reason}): see `--print-config`") from None
+    if not isinstance(given, dict):
+        raise ValueError(f"'{path}' holds no options: expected lines such as 'hidden: 64'")
+    return given
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastConfig(Config):
+    """What `openlstm train forecast` can be told."""
+
+    task: ClassVar[str] = "forecast"
+    summary: ClassVar[str] = (
+        "Train a forecast of series in CSV or Parquet files, and score it on their held-out ends against naive and "
+        "statistical forecasts."
+    )
+
+    target: tuple[str, ...] = option((), "Column to forecast; several are series of their own.", DATA)
+    time: str | None = option(None, "Column of times: numbers or dates.", DATA)
+    id: str | None = option(None, "Column that tells apart series which stand one below the other.", DATA)
+    known: tuple[str, ...] = option((), "Column that is known ahead, such as holidays.", DATA)
+    observed: tuple[str, ...] = option((), "Column that is known up to now only, such as the weather.", DATA)
+    horizon: int = option(1, "Steps ahead to forecast and to score.", DATA, least=1)
+    recursive: bool = option(False, "Feed forecasts back, instead of giving all steps at once.", DATA)
+    window: int | None = option(None, "Steps that the model reads.", DATA, least=2, none="two seasons, or 32")
+    season: int | None = option(None, "Length of a season, 0 for none.", DATA, least=0, none="looked for")
+    transform: str = option("auto", "Before scaling.", DATA, choices=("auto", "none", "sqrt", "log"))
+    output: str = option("auto", "What is learned.", DATA, choices=("auto", "level", "change"))
+    quantile: tuple[float, ...] = option((), "Quantile to forecast too, such as 0.9.", DATA, above=0, below=1)
+    ets: bool = option(False, "Compare with statsmodels' exponential smoothing.", DATA)
+    arima: tuple[int, ...] = option((), "Compare with statsmodels' ARIMA: p, d and q.", DATA, least=0)
+    hidden: int = changed("hidden", 64)
+    dropout: float = changed("dropout", 0.3)
+    learning_rate: float = changed("learning_rate", 1e-2)
+    epochs: int = changed("epochs", 300)
+    patience: int = changed("patience", 40)
+    steps_per_epoch: int | None = changed("steps_per_epoch", None, none="all windows once, but at most 4000")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.recursive and self.quantile and self.horizon > 1:
+            raise ValueError("recursive forecasts feed back one value, not its quantiles: leave out one of the two")
+        if self.recursive and self.observed and self.horizon > 1:
+            raise ValueError("recursive forecasts would need the observed columns ahead: leave out one of the two")
+        if len(self.arima) not in (0, 3):
+            raise ValueError(f"arima is {', '.join(map(str, self.arima))}: expected three numbers, p, d and q")
+
+
+CONFIGS: dict[str, type[Config]] = {each.task: each for each in (ForecastConfig,)}
