@@ -260,4 +260,24 @@ class ForecastConfig(Config):
             raise ValueError(f"arima is {', '.join(map(str, self.arima))}: expected three numbers, p, d and q")
 
 
-CONFIGS: dict[str, type[Config]] = {each.task: each for each in (ForecastConfig,)}
+@dataclass(frozen=True, kw_only=True)
+class TextConfig(Config):
+    """What `openlstm train text` can be told. The defaults train for minutes, however long the text is."""
+
+    task: ClassVar[str] = "text"
+
+    test: float = changed("test", 0.05)
+    validation: float = changed("validation", 0.02)
+    hidden: int = changed("hidden", 384)
+    embedding: int = option(64, "Numbers that stand for a character.", MODEL, least=1)
+    window: int = option(32, "Characters that gradients go back through; states go on from there.", TRAINING, least=1)
+    epochs: int = changed("epochs", 20)
+    steps_per_epoch: int | None = changed("steps_per_epoch", 800)
+    patience: int = changed("patience", 4)
+    learning_rate: float = changed("learning_rate", 6e-3)
+    schedule: str = changed("schedule", "cosine")
+    warmup: int = changed("warmup", 200)
+    weight_decay: float = changed("weight_decay", 0.01)
+
+
+CONFIGS: dict[str, type[Config]] = {each.task: each for each in (ForecastConfig, TextConfig)}
