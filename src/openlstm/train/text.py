@@ -49,7 +49,7 @@ SCORED = 100_000  # characters of the validation part that are read after each e
 SHOWN = 1500  # characters of a file that are looked into
 TRACED, PROMPT, WRITTEN, TEMPERATURE = 80, 400, 600, 0.7  # what a report shows: read with gates, given, and written
 REACH, PIECES = 512, 128  # characters that are read from nothing, and how many times, to see what the earlier ones tell
-ORDERS = (1, 5, 10)  # of the n-gram models to beat
+ORDERS, COUNTED = (1, 5, 10), 5_000_000  # of the n-gram models to beat, and the characters from which they know
 
 
 def pieces(path: Path) -> Iterator[str]:
@@ -181,21 +181,26 @@ class TextModel(Trained):
         own = np.array((share or Share()).of(lanes), np.int64)
         if not len(own):
             return Scored(np.zeros(0, np.float32), np.zeros(0, bool))
-        places = begin - 1 + own * length + np.arange(-BEFORE, length)[:, None]  # (T, B), what is read
-        edges = [0, *range(BEFORE + 1, len(places), STEPS), len(places)]
+        edges = [
+            -BEFORE,
+            *range(1, length, STEPS),
+            length,
+        ]  # of the steps that are read at once, 0: the first that counts
         state, bits, right = None, [], []
         for first, last in itertools.pairwise(edges):
-            at = places[first:last]
+            at = begin - 1 + own * length + np.arange(first, last)[:, None]  # (T, B), what is read
             x, y = (self._on_device(ids[k.clip(0, len(ids) - 1)]) for k in (at, at + 1))
             # Nothing is before the text: there the state is new again, and what was read until then is forgotten.
-            reset = torch.from_numpy(at == 0) if not first and at.min() <= 0 else None
+            reset = torch.from_numpy(at == 0) if first < 0 and at.min() <= 0 else None
             h, state = self.recurrent(self.embed(x), state, reset=reset)
-            told = slice(max(0, BEFORE - first), None)
+            told = slice(max(0, -first), None)
             odds, y = self.head(h[told]), y[told]
             bits.append(functional.cross_entropy(odds.flatten(0, 1), y.flatten(), reduction="none").view_as(y))
             right.append(odds.argmax(-1) == y)
-        inside = (places[BEFORE:] + 1 < len(ids)).T  # the last lane may be shorter
-        joined = [torch.cat(parts).cpu().numpy().T[inside] for parts in (bits, right)]
+        end = len(own) * length - (
+            lanes * length - count if own[-1] == lanes - 1 else 0
+        )  # the last lane may be shorter
+        joined = [torch.cat(parts).T.flatten()[:end].cpu().numpy() for parts in (bits, right)]
         return Scored((joined[0] / math.log(2)).astype(np.float32), joined[1])
 
     def _on_device(self, ids: Ids) -> Tensor:
@@ -374,7 +379,7 @@ class TextJob(Job):
 
     def results(self) -> Results:
         ids, symbols = self.data.ids, len(self.data.alphabet)
-        known, test = ids[: self.validation], ids[self.test :]
+        known, test = ids[max(0, self.validation - COUNTED) : self.validation], ids[self.test :]
         baselines = {f"{n}-gram" if n > 1 else "frequencies": ngram_bits(known, test, symbols, n) for n in ORDERS}
         return self.model.report(self.data, self.test, baselines)
 

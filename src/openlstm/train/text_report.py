@@ -139,9 +139,9 @@ def _worst(data: Text, begin: int, bits: NDArray[np.float32]) -> Table:
     edges = np.arange(0, len(bits), PASSAGE)
     sizes = np.diff(np.append(edges, len(bits)))
     means = np.add.reduceat(bits.astype(np.float64), edges) / sizes
-    means[sizes < PASSAGE // 2] = -1  # a short rest says little
+    means[sizes < min(PASSAGE // 2, len(bits))] = -1  # a short rest says little, where there is more
     rows: list[tuple[str, ...]] = []
-    for k in np.argsort(-means, kind="stable")[:WORST]:
+    for k in np.argsort(-means, kind="stable")[: min(WORST, int((means >= 0).sum()))]:
         place = begin + int(edges[k])
         text = data.decode(data.ids[place : place + int(sizes[k])])
         rows.append((data.where(place), f"{means[k]:.2f}", visible(text)))
