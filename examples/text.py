@@ -3,7 +3,7 @@
     python examples/text.py python.txt
     openlstm train text python.txt
     openlstm evaluate runs/python/model.safetensors another.py
-    openlstm predict runs/python/model.safetensors another.py --write 300
+    openlstm sample runs/python/model.safetensors --prompt "def " --temperature 0.7
 
 Any other text in UTF-8 will do as well.
 """

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -160,7 +161,6 @@ def test_what_is_no_text(tmp_path, monkeypatch, content, message):
         lambda: TASK.read([Path("it.txt")], SMALL),
         lambda: model_of().read([Path("it.txt")]),
         lambda: list(model_of().predict([Path("it.txt")])),
-        lambda: list(model_of().predict([Path("it.txt")], write=3)),
         lambda: model_of().look(Path("it.txt")),
     ):
         with pytest.raises(error) as raised:
@@ -205,7 +205,7 @@ def test_characters_that_the_model_does_not_know(tmp_path, monkeypatch):
     Path("it.txt").write_text("abc\n" * 4 + "ab€c")
     message = (
         "'it.txt' has '€' (U+20AC) in line 5, which this model has never read: leave it out, or train on text that "
-        "has it"
+        "has it, or by bytes"
     )
     predicted = model_of().predict([Path("it.txt")])
     for given in (lambda: next(predicted), lambda: model_of().read([Path("it.txt")])):
@@ -481,34 +481,48 @@ def test_predictions_do_not_depend_on_pieces(tmp_path, monkeypatch):
                 assert np.array_equal(frame[name], whole[name])
 
 
-def test_writing_goes_on_after_the_files(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_writing_goes_on_after_the_prompt():
     written = story(60)
-    Path("a.txt").write_text(written)
     model = model_of(written)
-
-    def goes_on(**options: float) -> str:
-        (frame,) = model.predict([Path("a.txt")], write=40, **options)
-        return str(frame["text"][0])
-
-    drawn = goes_on()
-    assert len(drawn) == 40 and drawn == goes_on(seed=0) != goes_on(seed=1)
+    drawn = model.sample(written, 40)
+    assert len(drawn) == 40 and drawn == model.sample(written, 40, seed=0) != model.sample(written, 40, seed=1)
     likeliest = written
     for _ in range(40):  # by reading all again for each character
         with torch.no_grad():
             odds, _ = model(torch.tensor([[model.about.alphabet.index(c)] for c in likeliest]))
         likeliest += model.about.alphabet[int(odds[-1, 0].argmax())]
-    assert goes_on(temperature=0) == goes_on(temperature=1e-300) == likeliest[60:]
-    monkeypatch.setattr(text, "PIECE", 7)
-    assert goes_on() == drawn
+    for cold in (0, 1e-300):
+        assert model.sample(written, 40, temperature=cold) == likeliest[60:]
     for options, message in (
-        ({"write": -1}, "write is -1: expected a number of characters, or 0 for a table of those in the files"),
+        ({"length": 0}, "length is 0: expected at least 1"),
         ({"temperature": -0.5}, "temperature is -0.5: expected a number of at least 0"),
         ({"temperature": math.nan}, "temperature is nan: expected a number of at least 0"),
+        ({"prompt": ""}, "The prompt is empty: give at least one character, which may be a line end"),
+        ({"prompt": "€"}, "The prompt has '€' (U+20AC), character 1, which this model has never read: leave it out"),
     ):
         with pytest.raises(ValueError) as error:
-            next(model.predict([Path("a.txt")], **options))
+            model.sample(**options)
         assert str(error.value) == message
+
+
+def test_bytes_of_any_file(tmp_path):
+    """Every file can be read, and letters of several bytes are whole again in what is written."""
+    content = ("naïve € 漢字\r\n" * 60).encode() + bytes(range(256))
+    (tmp_path / "b.bin").write_bytes(content)
+    config = replace(SMALL, unit="byte", epochs=1, test=40)
+    data = TASK.read([tmp_path / "b.bin"], config)
+    assert bytes(data.ids) == content and len(data.alphabet) == 256
+    job = TASK.job(data, config, Share())
+    loop.train(job)
+    job.model.save(tmp_path / "m.safetensors")
+    model = text.TextModel.load(tmp_path / "m.safetensors")
+    assert bytes(model.read([tmp_path / "b.bin"]).ids.astype(np.uint8)) == content
+    (tmp_path / "c.bin").write_bytes(b"\xff\x00")
+    table = pd.concat(model.predict([tmp_path / "c.bin"]))
+    assert table["byte"].tolist() == [255, 0] and table["guess"].tolist()[0] == ""
+    assert data.decode(data.ids[:20]) == content[:20].decode() and len(data.signs(data.ids[:20])) == 20
+    assert model.sample("€", 9) == model.sample("€", 9)
+    assert job.results().parts
 
 
 def test_what_is_drawn_has_the_odds_of_the_model():

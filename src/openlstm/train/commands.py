@@ -42,6 +42,7 @@ def add(app: typer.Typer) -> None:
     app.add_typer(train, name="train")
     app.command()(evaluate)
     app.command()(predict)
+    app.command()(sample)
 
 
 @train.callback(invoke_without_command=True)
@@ -256,6 +257,22 @@ def predict(
     with _csv(out) as write:
         for piece in call(files):
             write(piece)
+
+
+def sample(
+    model: Annotated[Path, typer.Argument(help="model.safetensors of a run of the task text.", show_default=False)],
+    prompt: Annotated[str, typer.Option(help="What the text goes on from.", show_default="a line end")] = "\n",
+    length: Annotated[int, typer.Option(help="Characters, or bytes, to write.")] = 500,
+    temperature: Annotated[
+        float, typer.Option(help="Below 1 what is likely is drawn more often; 0: always the likeliest.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+) -> None:
+    """Let a trained model of text write, from a prompt on."""
+    from .text import TextModel
+
+    trained = TextModel.load(model)
+    typer.echo(("" if prompt == "\n" else prompt) + trained.sample(prompt, length, temperature, seed))
 
 
 def _with_options(call: Callable[..., Any], options: dict[str, Any], task: str) -> Callable[..., Any]:

@@ -265,6 +265,12 @@ class TextConfig(Config):
     """What `openlstm train text` can be told. The defaults train for minutes, however long the text is."""
 
     task: ClassVar[str] = "text"
+    summary: ClassVar[str] = (
+        "Train a model of characters or bytes on text files, and score it on their held-out end beside n-gram models. "
+        "`openlstm sample` lets it write."
+    )
+
+    unit: str = option("character", "What is read at a step.", DATA, choices=("character", "byte"))
 
     test: float = changed("test", 0.05)
     validation: float = changed("validation", 0.02)

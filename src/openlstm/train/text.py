@@ -33,7 +33,7 @@ from ..spec import Spec
 from .config import TextConfig
 from .ngram import ngram_bits
 from .task import Batches, Job, Results, Share, Task, Trained, seeded
-from .text_report import Ids, Look, Scored, Text, report
+from .text_report import BYTES, Ids, Look, Scored, Text, decoded, report
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,13 +52,17 @@ REACH, PIECES = 512, 128  # characters that are read from nothing, and how many 
 ORDERS, COUNTED = (1, 5, 10), 5_000_000  # of the n-gram models to beat, and the characters from which they know
 
 
-def pieces(path: Path) -> Iterator[str]:
-    """A text file in pieces, with line ends as \\n. Errors: FileNotFoundError, ValueError."""
+def pieces(path: Path, unit: str = "character") -> Iterator[str]:
+    """A text file in pieces, with line ends as \\n, or its bytes as they are, each as the character of its number.
+
+    Errors: FileNotFoundError, ValueError.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file '{path}': give a text file")
     empty = True
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        encoding, newline = ("latin-1", "") if unit == "byte" else ("utf-8-sig", None)
+        with path.open(encoding=encoding, newline=newline) as file:
             while piece := file.read(PIECE):
                 empty = False
                 yield piece
@@ -83,8 +87,9 @@ def _broken(path: Path) -> int:
 
 def read(files: Sequence[Path], config: TextConfig) -> Text:
     """The files, one after another, as one text, and all its characters. Errors: FileNotFoundError, ValueError."""
-    parts = [_codes("".join(pieces(path))) for path in files]
+    parts = [_codes("".join(pieces(path, config.unit))) for path in files]
     there = np.zeros(0x110000, bool)
+    there[: len(BYTES)] = config.unit == "byte"  # all of them, so that any file can be read
     for part in parts:
         there[part] = True
     alphabet = np.flatnonzero(there)
@@ -102,13 +107,16 @@ def _codes(text: str) -> NDArray[np.uint32]:
 class TextAbout:
     """What a model is beside its layers and weights."""
 
-    alphabet: str  # all its characters, in order
+    alphabet: str  # all its characters, in order; BYTES for a model of bytes
     embedding: int
+    unit: str = "character"  # or "byte"
 
     def __post_init__(self) -> None:
         given = self.alphabet
         if not isinstance(given, str) or not given or "".join(sorted(set(given))) != given:
             raise ValueError("its alphabet is not made of different characters in order")
+        if self.unit not in ("character", "byte") or (self.unit == "byte") != (given == BYTES):
+            raise ValueError(f"its unit is {self.unit!r}, which does not fit its alphabet")
         if type(self.embedding) is not int or self.embedding < 1:
             raise ValueError(f"its embedding is {self.embedding!r}, expected a whole number of at least 1")
 
@@ -143,14 +151,14 @@ class TextModel(Trained):
         characters in the alphabet. Errors: FileNotFoundError, ValueError."""
         for number, path in enumerate(files):
             position, line = 0, 1
-            for piece in pieces(path):
+            for piece in pieces(path, self.about.unit):
                 codes = _codes(piece)
                 ids = np.searchsorted(self._alphabet, codes).clip(max=len(self._alphabet) - 1)
                 if len(unknown := np.flatnonzero(self._alphabet[ids] != codes)):
                     at = int(unknown[0])
                     raise ValueError(
                         f"'{path}' has {piece[at]!r} (U+{codes[at]:04X}) in line {line + piece[:at].count(chr(10))}, "
-                        "which this model has never read: leave it out, or train on text that has it"
+                        "which this model has never read: leave it out, or train on text that has it, or by bytes"
                     )
                 yield number, position, ids
                 position, line = position + len(piece), line + piece.count("\n")
@@ -234,36 +242,41 @@ class TextModel(Trained):
 
     # What it says of files.
 
-    def predict(
-        self, files: Sequence[Path], write: int = 0, temperature: float = 1.0, seed: int = 0
-    ) -> Iterator[pd.DataFrame]:
+    def predict(self, files: Sequence[Path]) -> Iterator[pd.DataFrame]:
         """For each character the bits that it costs, and what the model would have guessed in its place.
 
-        The files are read as one text, and its first character is not guessed. write: instead, so many characters that
-        go on where the files end, drawn by the model's odds. temperature: below 1 what is likely is drawn more often
-        still, and with 0 always. Errors: FileNotFoundError, ValueError.
+        The files are read as one text, and its first character is not guessed. Errors: FileNotFoundError, ValueError.
         """
-        import pandas as pd
-
-        if write < 0:
-            raise ValueError(
-                f"write is {write}: expected a number of characters, or 0 for a table of those in the files"
-            )
-        if not 0 <= temperature < math.inf:
-            raise ValueError(f"temperature is {temperature}: expected a number of at least 0")
         for _ in self.characters(files):
             pass  # what is wrong is said before anything is given
-        if write:
-            text = self.write((ids for *_, ids in self.characters(files)), write, temperature, seed)
-            yield pd.DataFrame({"text": [text]})
-        else:
-            yield from self._table(files)
+        yield from self._table(files)
+
+    def sample(self, prompt: str = "\n", length: int = 500, temperature: float = 1.0, seed: int = 0) -> str:
+        """So many characters that go on after a prompt, drawn by the model's odds.
+
+        temperature: below 1 what is likely is drawn more often still, and with 0 always. Errors: ValueError.
+        """
+        if length < 1:
+            raise ValueError(f"length is {length}: expected at least 1")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature is {temperature}: expected a number of at least 0")
+        if not prompt:
+            raise ValueError("The prompt is empty: give at least one character, which may be a line end")
+        text = prompt.encode().decode("latin-1") if self.about.unit == "byte" else prompt
+        for at, character in enumerate(text):
+            if character not in self.about.alphabet:
+                raise ValueError(
+                    f"The prompt has {character!r} (U+{ord(character):04X}), character {at + 1}, which this model has "
+                    "never read: leave it out"
+                )
+        ids = np.array([self.about.alphabet.index(character) for character in text])
+        return self.write(iter([ids]), length, temperature, seed)
 
     @torch.no_grad()
     def _table(self, files: Sequence[Path]) -> Iterator[pd.DataFrame]:
         import pandas as pd
 
-        alphabet = np.array(list(self.about.alphabet))
+        alphabet = np.arange(256) if self.about.unit == "byte" else np.array(list(self.about.alphabet))
         state, next_ = None, torch.full((1, len(alphabet)), math.nan)
         for number, position, ids in self.characters(files):
             x = self._on_device(ids)
@@ -275,9 +288,9 @@ class TextModel(Trained):
                 {
                     "file": str(files[number]),
                     "position": np.arange(position, position + len(ids)),
-                    "character": alphabet[ids],
+                    self.about.unit: alphabet[ids],
                     "bits": -odds.gather(1, x[:, None])[:, 0].numpy() / np.float32(math.log(2)),
-                    "guess": np.where(likeliest.isnan().numpy(), "", alphabet[guess]),
+                    "guess": np.where(likeliest.isnan().numpy(), "", alphabet[guess].astype(str)),
                     "odds": likeliest.exp().numpy(),  # of the guess
                 }
             )
@@ -296,7 +309,7 @@ class TextModel(Trained):
             chosen = torch.multinomial(weights, 1, generator=generator)
             written.append(int(chosen))
             if len(written) == count:
-                return "".join(self.about.alphabet[k] for k in written)
+                return decoded(self.about.alphabet, np.array(written))
             h, state = self.recurrent(self.embed(chosen)[:, None], state)
 
     def trace(self, ids: Ids, last: int | None = None) -> Trace:
@@ -310,7 +323,7 @@ class TextModel(Trained):
     def look(self, path: Path) -> tuple[Trace, str]:
         """The trace of the run on a file's first characters, and these."""
         first = next(self.characters([path]))[2][:SHOWN]
-        return self.trace(first), "".join(self.about.alphabet[k] for k in first)
+        return self.trace(first), Text((str(path),), np.zeros(1, np.int64), first, self.about.alphabet).signs(first)
 
 
 class Lanes(Batches):
@@ -355,7 +368,9 @@ class TextJob(Job):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             spec = config.spec(config.embedding)
-            self.model: TextModel = TextModel(spec, TextAbout(data.alphabet, config.embedding), config.dropout)
+            self.model: TextModel = TextModel(
+                spec, TextAbout(data.alphabet, config.embedding, config.unit), config.dropout
+            )
         self.state: Any = None  # of the lanes
 
     def loss(self, batch: Any) -> tuple[Tensor, float]:

@@ -22,11 +22,18 @@ if TYPE_CHECKING:
 
 Ids = NDArray[np.integer]
 
+BYTES = "".join(map(chr, range(256)))  # the alphabet of bytes: each stands as the character of its number
 PASSAGE, WORST = 60, 8  # characters of a passage, and how many of those that cost most are shown
 COLUMNS, LINES = 80, 16  # of the text that is coloured
 CEILING = 8.0  # bits that have the last colour
 SIGNS = {"\n": "↵", "\t": "→"}  # for what cannot be seen
 MODEL, OTHERS = "#c8401c", "#8a857a"
+
+
+def decoded(alphabet: str, ids: Ids) -> str:
+    """The text of symbols by their places in an alphabet."""
+    text = "".join(alphabet[k] for k in ids)
+    return text.encode("latin-1").decode("utf-8", "replace") if alphabet == BYTES else text
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +43,7 @@ class Text:
     names: tuple[str, ...]  # of the files
     begins: NDArray[np.int64]  # where each begins in the text
     ids: Ids  # (N,) places in the alphabet
-    alphabet: str  # in order
+    alphabet: str  # in order; BYTES where a symbol is a byte
 
     @property
     def source(self) -> str:
@@ -45,8 +52,17 @@ class Text:
         return f"'{self.names[0]}'{more}"
 
     def decode(self, ids: Ids) -> str:
-        """The characters at places in the alphabet."""
-        return "".join(self.alphabet[k] for k in ids)
+        """The text of symbols by their places in the alphabet."""
+        return decoded(self.alphabet, ids)
+
+    def signs(self, ids: Ids) -> str:
+        """A character for each symbol."""
+        signs = "".join(self.alphabet[k] for k in ids)
+        return (
+            "".join(c if c < "\x80" else "\N{REPLACEMENT CHARACTER}" for c in signs)
+            if self.alphabet == BYTES
+            else signs
+        )
 
     def where(self, place: int) -> str:
         """The file and the line of a character."""
@@ -92,7 +108,7 @@ def report(data: Text, begin: int, scored: Scored, baselines: Mapping[str, float
     rows += [(name, f"{value:.3f}", f"{value - bits:+.3f}".replace("-", "−")) for name, value in others.items()]
     note = f"The likeliest character is the right one in {scored.right.mean():.1%}."
     note += " An n-gram knows the n − 1 characters before." if baselines else ""
-    read = data.decode(data.ids[begin : begin + COLUMNS * LINES])
+    read = data.signs(data.ids[begin : begin + COLUMNS * LINES])
     parts: list[Table | Picture | Passage] = [
         Table(f"{count:,} characters", ("", "bits a character", "above the model"), rows, note),
         Picture("What was hard to guess", surprise_figure(read, scored.bits), "The darker, the less it was expected."),
