@@ -207,8 +207,8 @@ def rich_table(part: Table) -> Any:
     from rich.text import Text
 
     table = Rich(title=Text(part.title), title_justify="left")
-    for k, column in enumerate(part.columns):
-        table.add_column(Text(column), justify="right" if k else "left")
+    for k, (column, numbers) in enumerate(zip(part.columns, part.numbers, strict=True)):
+        table.add_column(Text(column), justify="right" if k and numbers else "left")
     for k, row in enumerate(part.rows):
         table.add_row(*map(Text, row), style="" if k else "bold")
     return table

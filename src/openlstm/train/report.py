@@ -75,5 +75,5 @@ def _shown(part: Table | Picture | Passage) -> dict[str, Any]:
         # As an image: names inside one SVG could be those of another on the same page.
         return shown | {"image": base64.b64encode(out.getvalue()).decode()}
     if isinstance(part, Table):
-        return shown | {"columns": part.columns, "rows": part.rows}
+        return shown | {"columns": part.columns, "rows": part.rows, "numbers": part.numbers}
     return shown | {"text": part.text}

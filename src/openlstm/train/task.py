@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from ..tracing import Trace
 
+NUMBER = re.compile(r"|nan|−?inf|[+−-]?[\d,.]+(e[+-]?\d+)?\s?%?")  # as tables have them
 VERSION = 1  # of what a task writes into a model file and a checkpoint
 
 M = TypeVar("M", bound="Trained")
@@ -119,6 +121,12 @@ class Table:
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
     note: str = ""
+
+    @property
+    def numbers(self) -> tuple[bool, ...]:
+        """Which columns hold numbers alone, and so stand to the right."""
+        columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.columns)
+        return tuple(all(NUMBER.fullmatch(cell) for cell in column) for column in columns)
 
 
 @dataclass(frozen=True)
