@@ -173,17 +173,19 @@ class _Run(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         config, epoch = self.job.config, self.outcome.epochs
         torch.manual_seed(seeded(config.seed, epoch, self.share.rank).initial_seed())
-        self.lost.zero_()
+        self.lost = torch.zeros((), dtype=torch.float64, device=self.device)
 
     def training_step(self, batch: tuple[Any, bool], index: int) -> Tensor:
         given, counts = batch
         total, count = self.job.loss(given)
-        everywhere = torch.tensor([float(count) * counts], dtype=torch.float64, device=total.device)
+        everywhere = float(count) * counts
         if self.share.world > 1:
-            dist.all_reduce(everywhere)
+            sent = torch.tensor([everywhere], dtype=torch.float64, device=total.device)
+            dist.all_reduce(sent)
+            everywhere = float(sent)
         # Lightning's DDP takes the mean of the gradients over the processes.
-        loss = total * (counts * self.share.world / max(float(everywhere), 1.0))
-        self.lost += loss.detach().double().cpu()
+        loss = total * (counts * self.share.world / max(everywhere, 1.0))
+        self.lost = self.lost + loss.detach()
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -232,7 +234,9 @@ class _Run(pl.LightningModule):
             {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
             {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate)
+        # Fused: one operation for all parameters. With scaled gradients it cannot be clipped before.
+        fused = config.precision != "16-mixed"
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, fused=fused)
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(config, self.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
