@@ -55,7 +55,6 @@ def fit(
     read = parts.read([Path(each) for each in files], config) if files else data
     place = None if folder is None else Path(folder)
     first = share.rank == 0
-    resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     if place is not None and first:
         _may_write(place, resume, overwrite)
     job = parts.job(read, config, share)
