@@ -126,6 +126,8 @@ def sites(node, names=(), where=""):
                 continue
             if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):  # a docstring
                 continue
+            if isinstance(child, ast.AnnAssign) and ast.unparse(child.target) == "help":
+                continue
             inside, place = names, where
             if isinstance(child, (ast.FunctionDef, ast.Lambda)):
                 inside = variables(child)
@@ -150,8 +152,11 @@ def variables(function):
 
 
 def mutants(source):
-    """Every changed form of a text: what was changed, and its code."""
+    """Every changed form of a text: what was changed, and its code. What is told of an option is left out of all."""
     tree = ast.parse(source)
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call):
+            call.keywords = [keyword for keyword in call.keywords if keyword.arg != "help"]
     for owner, field, index, other, place in list(sites(tree)):
         held = getattr(owner, field)
         before = held if index is None else held[index]
