@@ -244,6 +244,10 @@ def predict(
     steps: Annotated[
         int | None, typer.Option(help="Forecast: steps ahead.", show_default="the model's horizon")
     ] = None,
+    beam: Annotated[int | None, typer.Option(help="seq2seq: hypotheses that are followed.", show_default="4")] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="seq2seq: how much longer targets are preferred.", show_default="0.6")
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV to write.", show_default="the screen")] = None,
 ) -> None:
     """Write what a trained model says of files: a forecast of what follows, labels, translations.
@@ -253,7 +257,7 @@ def predict(
     from .task import load
 
     trained = load(model)
-    call = _with_options(trained.predict, {"steps": steps}, trained.kind)
+    call = _with_options(trained.predict, {"steps": steps, "beam": beam, "alpha": alpha}, trained.kind)
     with _csv(out) as write:
         for piece in call(files):
             write(piece)

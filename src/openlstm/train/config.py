@@ -286,4 +286,100 @@ class TextConfig(Config):
     weight_decay: float = changed("weight_decay", 0.01)
 
 
-CONFIGS: dict[str, type[Config]] = {each.task: each for each in (ForecastConfig, TextConfig)}
+@dataclass(frozen=True, kw_only=True)
+class FramesConfig(Config):
+    """What `openlstm train frames` can be told."""
+
+    task: ClassVar[str] = "frames"
+    summary: ClassVar[str] = (
+        "Train a model that labels the frames of sequences, or whole sequences, in .npz, .jsonl or .parquet files."
+    )
+    may_read_ahead: ClassVar[bool] = True
+
+    normalise: bool = option(True, "Bring each feature to mean 0 and deviation 1, by the training part.", DATA)
+    stack: int = option(1, "Consecutive frames that are read at one step, side by side.", DATA, least=1, below=1001)
+    skip: int = option(1, "Frames from one step to the next; those between get its label.", DATA, least=1, below=1001)
+    delay: int = option(0, "Steps by which a label comes after its frame.", DATA, least=0, below=1001)
+    hidden: int = changed("hidden", 128)
+    class_weights: str = option(
+        "none",
+        "What a frame or a sequence counts: one, or less the more of its class there are.",
+        TRAINING,
+        choices=("none", "balanced"),
+    )
+    truncate: int | None = option(
+        None, "Steps that gradients go back; the states go on.", TRAINING, least=1, none="the whole sequence"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.spec(1).bidirectional:
+            if self.delay:
+                raise ValueError(
+                    f"delay is {self.delay}, but bidirectional layers have read what comes later: leave one out"
+                )
+            if self.truncate is not None:
+                raise ValueError(
+                    f"truncate is {self.truncate}, but bidirectional layers need a whole sequence: leave one out"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqConfig(Config):
+    """What `openlstm train seq2seq` can be told."""
+
+    task: ClassVar[str] = "seq2seq"
+    summary: ClassVar[str] = (
+        "Train an encoder and a decoder with attention on pairs of texts, a source, a tab and a target in each line."
+    )
+    may_read_ahead: ClassVar[bool] = True  # the encoder has its whole source; the decoder never does
+
+    tokens: str = option(
+        "characters", "Symbols of a text: 'characters', 'words', or the path of a tokenizers JSON file.", DATA
+    )
+    rare: int = option(
+        2, "Words that the training part has less often are unknown; characters never are.", DATA, least=1
+    )
+    vocabulary: int = option(20_000, "Words of each side that are known, at most: the most frequent.", DATA, least=1)
+    longest: int = option(500, "Symbols of a source or a target, at most.", DATA, least=1, below=10_001)
+    hidden: int = changed("hidden", 128)
+    embedding: int = option(64, "Numbers that stand for a symbol.", MODEL, least=1)
+    attention: str = option(
+        "multiplicative",
+        "How the decoder looks at the source: Luong et al. 2015, or Bahdanau et al. 2015, which is slower.",
+        MODEL,
+        choices=("multiplicative", "additive"),
+    )
+    dropout: float = changed("dropout", 0.2)
+    batch: int = changed("batch", 64)
+    teacher_forcing: float = option(
+        1.0, "Share of steps that are told the true symbol before; the others the model's own.", TRAINING, least=0
+    )
+    label_smoothing: float = option(
+        0.0, "Share of the probability that is spread over all symbols.", TRAINING, least=0, below=1
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher_forcing > 1:
+            raise ValueError(f"teacher_forcing is {self.teacher_forcing:g}: expected at least 0 and at most 1")
+        spec = self.spec(1)
+        on_hidden = spec.recurrent_dropout and spec.recurrent_dropout_on == "hidden"
+        for name in ["recurrent_dropout"] * bool(on_hidden) + ["weight_dropout"] * bool(spec.weight_dropout):
+            if self.stepwise:
+                raise ValueError(
+                    f"{name} is one mask for a whole sequence, but with {self.stepwise} the decoder runs one step at a "
+                    "time: leave it out, or use multiplicative attention and teacher_forcing 1"
+                )
+
+    @property
+    def stepwise(self) -> str:
+        """Why the decoder runs one step at a time in training; empty: it does not."""
+        if self.attention == "additive":
+            return "additive attention"
+        return "" if self.teacher_forcing == 1 else f"teacher_forcing {self.teacher_forcing:g}"
+
+
+CONFIGS: dict[str, type[Config]] = {
+    each.task: each for each in (ForecastConfig, TextConfig, FramesConfig, Seq2SeqConfig)
+}
