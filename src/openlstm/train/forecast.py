@@ -562,7 +562,8 @@ def error_table(model: Forecaster, tests: Sequence[Backtest], found: dict[str, d
     rows = sorted({len(test.series) - int(test.starts[0]) for test in tests})
     many = f"{len(tests)} series, " if len(tests) > 1 else f"{tests[0].series.target}, "
     last = f"last {rows[0]}" if len(rows) == 1 else f"last {rows[0]} to {rows[-1]}"
-    measures = ["rmse", "mae", "mase", *(["pinball"] if about.quantiles else [])]
+    measures = {"rmse": "RMSE", "mae": "MAE", "mase": "MASE", "pinball": "pinball"}
+    measures = {m: head for m, head in measures.items() if np.isfinite(found[own].get(m, np.nan))}
     largest = max(float(np.abs(test.truth).max()) for test in tests)
     lines = []
     for name, errors in found.items():
@@ -581,10 +582,7 @@ def error_table(model: Forecaster, tests: Sequence[Backtest], found: dict[str, d
         note = "Share of the truth at or below each quantile: " + ", ".join(f"{q}: {v:.3f}" for q, v in said.items())
     heads = (
         "forecast",
-        "RMSE",
-        "MAE",
-        "MASE",
-        *(["pinball"] if about.quantiles else []),
+        *measures.values(),
         f"RMSE of the {own} against it",
     )
     return Table(f"{many}{last} rows, {steps}", heads, lines, note)
