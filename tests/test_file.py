@@ -30,6 +30,7 @@ def path(tmp_path):
 def test_numpy_round_trip_without_torch(path):
     arrays, metadata = file.read(path)
     assert metadata == {"openlstm": file.VERSION, **METADATA} and file.read_spec(path, metadata) == SPEC
+    assert file.read_metadata(path) == metadata
     file.match(path, SPEC, arrays)
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(arrays[name], array)

@@ -1,6 +1,7 @@
 """Pictures over time show the numbers that they were given, and say what does not fit."""
 
 import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -49,6 +50,16 @@ def test_values_past_the_end_and_values_of_one_kind():
     given = {"c": np.array([[1.0, -2.0], [np.nan, np.nan]]), "h": np.zeros((2, 2))}
     figure = gates_figure(given)
     np.testing.assert_allclose(figure.axes[0].collections[0].get_clim(), (-1.98, 1.98))
+
+
+def test_steps_may_have_texts(tmp_path):
+    """Spaces, line ends, mathematics and characters that the font has not are signs, and nothing is warned of."""
+    figure = gates_figure(arrays(), time=list("a$ \n\U00020000_"))
+    assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == list("a$\u2423↵\ufffd_")
+    assert figure.axes[1].get_xlabel() == ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write(figure, tmp_path / "gates.png")
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])

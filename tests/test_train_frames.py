@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from openlstm import file
-from openlstm.train import frames, loop
+from openlstm.train import frames, frames_files, loop
 from openlstm.train.config import FramesConfig
 from openlstm.train.frames import TASK, FrameClassifier, Frames, FramesJob, read
 from openlstm.train.task import Picture, Share, Table, load
@@ -123,7 +123,8 @@ def test_one_sequence_needs_no_lengths(tmp_path):
 def test_long_sequences_are_read_in_parts(tmp_path, monkeypatch):
     x, y = sequences()
     whole = read([save(tmp_path / "a.npz", x, y)])
-    monkeypatch.setattr(frames, "PIECE", 5)
+    for module in (frames, frames_files):
+        monkeypatch.setattr(module, "PIECE", 5)
     assert max(len(part.x) for part in frames.parts([tmp_path / "a.npz"], True)) == 5
     for path in (tmp_path / "a.npz", save_lines(tmp_path / "a.jsonl", x, y), save_rows(tmp_path / "a.parquet", x, y)):
         data = read([path])
@@ -641,8 +642,10 @@ def test_pieces_do_not_show_in_predictions(tmp_path, monkeypatch, each, options)
         assert whole["sequence"].tolist() == [f"s{k}" for k, one in enumerate(x) for _ in one]
         assert whole["frame"].tolist() == [t for one in x for t in range(len(one))]
     for piece, numbers in ((1, 2**22), (7, 2**22), (16, 8)):
-        monkeypatch.setattr(frames, "PIECE", piece)
-        monkeypatch.setattr(frames, "NUMBERS", numbers)
+        for module in (frames, frames_files):
+            monkeypatch.setattr(module, "PIECE", piece)
+        for module in (frames, frames_files):
+            monkeypatch.setattr(module, "NUMBERS", numbers)
         again = told(model, path)
         pd.testing.assert_frame_equal(again, whole, rtol=1e-5)
         assert torch.equal(model.said(data, torch.arange(8))[0], said)
@@ -652,7 +655,8 @@ def test_a_prediction_holds_pieces_only(tmp_path, monkeypatch):
     """A long sequence is told part by part, while its file is read."""
     model = model_of(tmp_path)
     np.savez(tmp_path / "long.npz", x=np.random.default_rng(0).normal(size=(1000, 3)))
-    monkeypatch.setattr(frames, "PIECE", 64)
+    for module in (frames, frames_files):
+        monkeypatch.setattr(module, "PIECE", 64)
     sizes = [len(piece) for piece in model.predict([tmp_path / "long.npz"])]
     assert sum(sizes) == 1000 and max(sizes) <= 64
     first = next(model.predict([tmp_path / "long.npz"]))

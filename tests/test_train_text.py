@@ -181,10 +181,10 @@ def test_what_is_no_text(tmp_path, monkeypatch, content, message):
             "'of.txt' has 300 characters, which leaves 0 to train on after 1 for validation and 400 for the test: "
             "expected at least 32, for 4 sequences of 8; give a longer text, or make batch, window or test smaller",
         ),
-        ({"test": 2.5}, "test is 2.5: expected a share such as 0.05, or a number of characters such as 10000"),
+        ({"test": 2.5}, "test is 2.5: expected a share such as 0.2, or a number of characters such as 60"),
         (
             {"validation": 1.5},
-            "validation is 1.5: expected a share such as 0.05, or a number of characters such as 10000",
+            "validation is 1.5: expected a share such as 0.2, or a number of characters such as 60",
         ),
         (
             {"recurrent": {"bidirectional": True}},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import version as version_of
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -134,7 +133,7 @@ def describe(
         spec = Spec.parse(model)
     elif Path(model).is_file():
         # numpy has no bfloat16, so torch reads where there is torch.
-        spec = file.read_spec(model, file.read(model, "torch" if find_spec("torch") else "numpy")[1])
+        spec = file.read_spec(model, file.read_metadata(model))
     else:
         raise FileNotFoundError(
             f"There is no model file '{model}': give a file that openlstm wrote, or a form such as 'lstm(40, 512)'"
@@ -173,7 +172,7 @@ def _traced(model: Path, data: Path | None) -> tuple[Any, Any]:
     """The trace of a model's run on a file, or a saved one, and what to show beside it; None: the model's input."""
     from . import file
 
-    metadata = file.read(model, "torch" if find_spec("torch") else "numpy")[1]
+    metadata = file.read_metadata(model)
     if metadata.get("kind") == "trace":
         from .tracing import Trace
 

@@ -76,15 +76,24 @@ def read(path: str | os.PathLike[str], framework: str = "numpy") -> tuple[dict[s
 
     Errors: FileNotFoundError; ValueError for a file that is broken, foreign, or from a later version.
     """
+    return _read(path, {"numpy": "np", "torch": "pt"}[framework], arrays=True)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The metadata alone, however large the arrays are. Errors: as `read` has them."""
+    return _read(path, "np", arrays=False)[1]
+
+
+def _read(path: str | os.PathLike[str], framework: str, arrays: bool) -> tuple[dict[str, Any], dict[str, str]]:
     target = Path(path)
     if not target.is_file():
         raise FileNotFoundError(
             f"There is no model file '{target}': give the path of one that openlstm.save or `openlstm train` wrote"
         )
     try:
-        with safe_open(target, {"numpy": "np", "torch": "pt"}[framework]) as file:
+        with safe_open(target, framework) as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            tensors = {name: file.get_tensor(name) for name in (file.keys() if arrays else ())}
     except (SafetensorError, TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:
         raise ValueError(
             f"Cannot read '{target}': expected a complete safetensors file ({str(error)[:200]}); give one that "

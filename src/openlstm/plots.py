@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 LINES = ("#1b1f24", "#c8401c", "#1f6fb2", "#8a857a", "#2b7d4f", "#8a4fa3")  # differ in lightness, so in print too
 DASHES = ("-", "--", ":", "-.")
+FONT = "DejaVu Sans Mono"  # of what models read; matplotlib brings it along
+SIGNS = {"\n": "↵", "\t": "→"}  # for what cannot be seen
 
 
 def write(figure: Figure, path: str | os.PathLike[str]) -> None:
@@ -44,10 +47,10 @@ def gates_figure(
 ) -> Figure:
     """Heat maps over time of named values, (T, units) each, under the series that the cell saw.
 
-    `series`: the line above, (T,), or several by name, such as the input and the forecast. `time`: T numbers or dates.
-    `order`: the units from top to bottom, or the name of an array, by whose mean over time they are sorted, greatest
-    first. `titles`: words for names. Values within 0 and 1, such as a gate's, get one scale; others one even around 0,
-    which ends where 98 % of them do.
+    `series`: the line above, (T,), or several by name, such as the input and the forecast. `time`: T numbers or dates,
+    or texts, such as the characters that were read. `order`: the units from top to bottom, or the name of an array, by
+    whose mean over time they are sorted, greatest first. `titles`: words for names. Values within 0 and 1, such as a
+    gate's, get one scale; others one even around 0, which ends where 98 % of them do.
     Errors: ValueError where shapes do not fit.
 
     >>> figure = gates_figure({"f": np.zeros((5, 3)), "c": np.ones((5, 3))}, {"x": np.zeros(5)}, order="c")
@@ -57,7 +60,8 @@ def gates_figure(
     if not isinstance(series, Mapping):
         series = {} if series is None else {"input": series}
     steps = _same_steps(arrays, series, time)
-    at = np.arange(steps) if time is None else np.asarray(time)
+    texts = time is not None and len(time) > 0 and isinstance(time[0], str)
+    at = np.arange(steps) if time is None or texts else np.asarray(time)
     rows = bool(series) + len(arrays)
     figure = _figure(1.0 + 1.15 * rows + 0.4 * bool(series))
     grid = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=[1.5] * bool(series) + [1] * len(arrays))
@@ -102,7 +106,12 @@ def gates_figure(
         axes.tick_params(length=2)
     for axes in grid[:-1, 0]:
         axes.tick_params(labelbottom=False)
-    grid[-1, 0].set_xlabel(time_label)
+    if texts:
+        words = [drawable(text, space="\N{OPEN BOX}") for text in time or ()]
+        slope = 0 if max(map(len, words)) == 1 else 90
+        grid[-1, 0].set_xticks(at, words, family=FONT, fontsize=7, rotation=slope, parse_math=False)
+    else:
+        grid[-1, 0].set_xlabel(time_label)
     if isinstance(order, str):
         figure.supylabel(f"units, those of the greatest mean {order} on top", fontsize=9)
     if title:
@@ -118,11 +127,13 @@ def trace_figure(
     sequence: int = 0,
     order: str | Sequence[int] | None = None,
     title: str = "",
+    time: Sequence[Any] | None = None,
 ) -> Figure:
     """Heat maps over time of named values of a trace, in one layer and direction, for one sequence up to its end.
 
     `names`: those that the cell has words for, if none are given. The network's inputs are drawn above if they are few.
-    `sequence` is the number in the run, from 0. `order`: as for `gates_figure`.
+    `sequence` is the number in the run, from 0. `order`, `time`: as for `gates_figure`; without a time it is the
+    number of a step in the run.
     Errors: ValueError for names that the trace has not, IndexError for a sequence, KeyError for a layer.
     """
     titles = trace.spec.definition.titles
@@ -135,7 +146,7 @@ def trace_figure(
         kept = ", ".join(map(str, trace.sequences))
         raise IndexError(f"sequence {sequence} is not in this trace: it has {kept}")
     arrays = {name: named[name][:, places[0]] for name in chosen}
-    valid = ~np.isnan(arrays[chosen[0]]).all(-1)
+    valid: Any = ~np.isnan(arrays[chosen[0]]).all(-1)
     if not valid.any():
         raise ValueError(f"sequence {sequence} has no steps in this trace: there is nothing to draw")
     x = trace.x[:, places[0]]
@@ -143,11 +154,36 @@ def trace_figure(
     return gates_figure(
         {name: array[valid] for name, array in arrays.items()},
         {f"x{k + 1}" if x.shape[-1] > 1 else "x": x[valid, k] for k in range(x.shape[-1])} if few else None,
-        np.asarray(trace.steps)[valid].tolist(),
+        [item for item, there in zip(trace.steps if time is None else time, valid, strict=True) if there],
         order,
         {name: f"{name} {word}" for name, word in titles.items()},
         title,
     )
+
+
+def visible(text: str, space: str = " ") -> str:
+    """The text in one line, with signs for what cannot be seen.
+
+    >>> visible("a\\tb\\n\\0")
+    'a→b↵�'
+    """
+    return "".join(
+        SIGNS.get(c) or (space if c.isspace() else c if c.isprintable() else "\N{REPLACEMENT CHARACTER}") for c in text
+    )
+
+
+def drawable(text: str, space: str = " ") -> str:
+    """The same, with a sign for what the font of pictures does not have."""
+    known = _glyphs()
+    return "".join(c if ord(c) in known else "\N{REPLACEMENT CHARACTER}" for c in visible(text, space))
+
+
+@cache
+def _glyphs() -> Any:
+    """The characters that the font has."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    return get_font(findfont(FontProperties(family=FONT))).get_charmap()
 
 
 def gradient_figure(traces: Mapping[str, Trace], title: str = "") -> Figure:

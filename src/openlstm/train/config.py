@@ -102,6 +102,17 @@ class Config:
         return Spec.of(self.cell, inputs, self.hidden, self.layers, **(spec.definition.advised(spec) | own))
 
 
+def held_out(name: str, given: float, total: int, what: str) -> int:
+    """How many of `total` an option keeps back: a share below 1 of them, at least one, or so many. Errors: ValueError.
+
+    >>> held_out("test", 0.2, 50, "rows"), held_out("test", 7, 50, "rows")
+    (10, 7)
+    """
+    if not given > 0 or (given >= 1 and given != int(given)):
+        raise ValueError(f"{name} is {given:g}: expected a share such as 0.2, or a number of {what} such as 60")
+    return int(given) if given >= 1 else max(1, round(given * total))
+
+
 def hints(config: type) -> dict[str, Any]:
     """The types of a configuration's options."""
     return typing.get_type_hints(config)

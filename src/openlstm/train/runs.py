@@ -152,7 +152,7 @@ def _write(run: Run, config: Config, files: Sequence[str], folder: Path) -> None
         "config": dataclasses.asdict(config),
         "model": str(run.model.spec),
     }
-    file.replace(folder / METRICS, (json.dumps(_finite(metrics), indent=1, allow_nan=False) + "\n").encode())
+    _write_json(folder / METRICS, metrics)
     write_report(folder / REPORT, config, run.model, run.results, outcome, files)
 
 
@@ -167,4 +167,8 @@ def _finite(value: Any) -> Any:
 
 def write_metrics(path: str | os.PathLike[str], results: Results) -> None:
     """Writes the metrics of an evaluation as JSON, whole or not at all."""
-    file.replace(path, (json.dumps(_finite(results.metrics), indent=1, allow_nan=False) + "\n").encode())
+    _write_json(path, results.metrics)
+
+
+def _write_json(path: str | os.PathLike[str], metrics: dict[str, Any]) -> None:
+    file.replace(path, (json.dumps(_finite(metrics), indent=1, allow_nan=False) + "\n").encode())

@@ -1,348 +1,55 @@
-"""Sequences to sequences: an encoder reads a source, and a decoder with attention says the target symbol by symbol.
-
-A file has a pair in each line, source TAB target, in UTF-8. What is done with odd lines:
-- Empty ones at the end are passed over. Any other that has not one tab, or nothing on one side of it, or more than
-  `longest` symbols there, is an error.
-- A pair that is there twice counts twice. All pairs of one source are in the same part: training, validation or test.
-- A character that the training part has not is unknown where the model is scored, and an error at prediction. A word
-  (or a token of a tokenizer) that it has less than `rare` times is unknown everywhere: there are always new ones. The
-  model never says an unknown one.
-"""
+"""Sequences to sequences: an encoder reads a source, and a decoder with attention says the target symbol by symbol."""
 
 from __future__ import annotations
 
-import codecs
-import itertools
 import math
-from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .. import nn as recurrent
 from ..models import trace
-from ..plots import trace_figure
 from ..spec import Spec
 from .config import Seq2SeqConfig
-from .task import Job, Picture, Results, Share, Shuffled, Table, Task, Trained, orthogonal, seeded
+from .seq2seq_files import (
+    BEGIN,
+    END,
+    PAD,
+    TOKENIZER,
+    UNKNOWN,
+    Batch,
+    Column,
+    Ids,
+    Pairs,
+    Symbols,
+    checked,
+    lines,
+    read,
+    read_pairs,
+    split,
+)
+from .seq2seq_report import attention_figure, label, metrics_table, scores_of, worst_table
+from .task import Job, Picture, Results, Share, Shuffled, Task, Trained, gates, orthogonal
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
     from ..tracing import Trace
 
-PAD, BEGIN, END, UNKNOWN = range(4)  # numbers of no text; symbols of text come after them, so that none can be forged
 SAID = 2  # what the output layer numbers 0: it has no padding and no beginning, which nobody can say
-LINE = 2**20  # bytes that a line may have
-TOKENIZER = 2**25  # bytes that a tokenizer's file may have
 KNOWN = 2**20  # symbols that a model file may have
 PIECE = 512  # lines that are predicted together
 ROWS = 256  # sequences, or hypotheses, that are computed together outside training
 BEAM, ALPHA = 4, 0.6  # hypotheses, and how much their length weighs
-SHOWN = 12  # worst cases
+WORST = 12  # cases shown
 WIDE = 40  # symbols of a picture
 
 State = tuple[Tensor, ...]  # of all layers, (L, B, n) each
-
-
-# Text
-
-
-class Symbols:
-    """Cuts a text into symbols, and joins them again.
-
-    tokens: "characters", "words" (what stands between white space) or the text of a tokenizers JSON file.
-    Errors: ValueError for a text that is no tokenizer, ImportError without the library `tokenizers`.
-
-    >>> Symbols("words").split(" to be ")
-    ['to', 'be']
-    """
-
-    def __init__(self, tokens: str) -> None:
-        self.closed = tokens == "characters"  # are there few symbols, so that an unknown one is a mistake
-        self.joint = " " if tokens == "words" else ""
-        self.own = None if tokens in ("characters", "words") else _tokenizer(tokens)
-
-    def split(self, text: str) -> list[str]:
-        """The symbols of a text. Errors: ValueError where a tokenizer has no tokens for it."""
-        if self.own is None:
-            return list(text) if self.closed else text.split()
-        try:
-            found: list[str] = self.own.encode(text, add_special_tokens=False).tokens
-        except Exception as error:  # the library has no other type
-            raise ValueError(str(error)) from None
-        return found
-
-    def join(self, symbols: Sequence[str]) -> str:
-        """The text of symbols."""
-        if self.own is None:
-            return self.joint.join(symbols)
-        numbers = [self.own.token_to_id(symbol) for symbol in symbols]
-        return str(self.own.decode([n for n in numbers if n is not None], skip_special_tokens=False))
-
-
-def _tokenizer(text: str) -> Any:
-    try:
-        import tokenizers
-    except ModuleNotFoundError:
-        raise ImportError("A tokenizers JSON file needs the library: install it with pip install tokenizers") from None
-    try:
-        own = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library has no other type
-        raise ValueError(f"this is not the JSON of a tokenizer ({str(error)[:200]})") from None
-    own.no_truncation()
-    own.no_padding()
-    return own
-
-
-def symbols_of(config: Seq2SeqConfig) -> str:
-    """What a configuration names as tokens, with a file's text instead of its path. Errors: OSError, ValueError."""
-    if config.tokens in ("characters", "words"):
-        return config.tokens
-    path = Path(config.tokens)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no file '{path}': tokens is 'characters', 'words', or the path of a tokenizers JSON file"
-        )
-    if (size := path.stat().st_size) > TOKENIZER:
-        raise ValueError(f"'{path}' has {size:,} bytes: expected a tokenizers JSON file of at most {TOKENIZER:,}")
-    try:
-        text = path.read_text(encoding="utf-8")
-        Symbols(text)
-    except (UnicodeDecodeError, ValueError) as error:
-        raise ValueError(f"'{path}' cannot be read as tokens: {error}; give a tokenizers JSON file") from None
-    return text
-
-
-# Data
-
-
-class Ids(NamedTuple):
-    """Many sequences of numbers in little memory: all in a row."""
-
-    flat: Tensor  # of int32
-    ends: Tensor  # (N + 1,): sequence k is from ends[k] to ends[k + 1]
-
-    @classmethod
-    def of(cls, sequences: Sequence[Sequence[int]]) -> Ids:
-        """From lists."""
-        ends = torch.tensor([0, *map(len, sequences)]).cumsum(0)
-        return cls(torch.tensor([number for one in sequences for number in one], dtype=torch.int32), ends)
-
-    @property
-    def lengths(self) -> Tensor:
-        """(N,)"""
-        return self.ends.diff()
-
-    def part(self, chosen: Tensor) -> Ids:
-        """Those of these numbers."""
-        lengths = self.lengths[chosen]
-        ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        places = torch.arange(int(ends[-1])) + (self.ends[chosen] - ends[:-1]).repeat_interleave(lengths)
-        return Ids(self.flat[places], ends)
-
-    def take(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of these numbers, (T, B) with PAD past their ends, and their lengths, (B,)."""
-        lengths = self.lengths[chosen]
-        steps = torch.arange(int(lengths.max()))[:, None]
-        inside = steps < lengths
-        return self.flat[torch.where(inside, self.ends[chosen] + steps, 0)].long().masked_fill(~inside, PAD), lengths
-
-
-class Column(NamedTuple):
-    """One side of all pairs: which symbols there are, and each text as their places there."""
-
-    symbols: list[str]
-    ids: Ids
-
-    def encode(self, known: Mapping[str, int]) -> Ids:
-        """By the numbers that a model has for symbols."""
-        table = torch.tensor([known.get(symbol, UNKNOWN) for symbol in self.symbols], dtype=torch.int32)
-        return Ids(table[self.ids.flat], self.ids.ends)
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Sources and their targets."""
-
-    name: str  # of the files, for messages
-    tokens: str  # as Symbols takes it
-    texts: list[tuple[str, str]]
-    source: Column
-    target: Column
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def part(self, chosen: Tensor) -> Pairs:
-        """Those of these numbers."""
-        sides = (column._replace(ids=column.ids.part(chosen)) for column in (self.source, self.target))
-        return Pairs(self.name, self.tokens, [self.texts[k] for k in chosen.tolist()], *sides)
-
-
-class _Reader:
-    """Gathers a column."""
-
-    def __init__(self) -> None:
-        self.places: dict[str, int] = {}
-        self.flat, self.ends = array("i"), array("q", [0])
-
-    def add(self, symbols: Sequence[str]) -> None:
-        self.flat.extend(self.places.setdefault(symbol, len(self.places)) for symbol in symbols)
-        self.ends.append(len(self.flat))
-
-    def column(self) -> Column:
-        flat, ends = np.array(self.flat, np.int32), np.array(self.ends, np.int64)
-        return Column(list(self.places), Ids(torch.from_numpy(flat), torch.from_numpy(ends)))
-
-
-def read(files: Sequence[Path], config: Seq2SeqConfig) -> Pairs:
-    """The pairs of TSV files. Errors: FileNotFoundError, ValueError, one sentence that names the line."""
-    return _read(files, symbols_of(config), config.longest)
-
-
-def _read(files: Sequence[Path], tokens: str, longest: int, known: Collection[str] | None = None) -> Pairs:
-    """known: the symbols that a source may have."""
-    symbols = Symbols(tokens)
-    if not files:
-        raise ValueError("There are no files: expected at least one, with a source, a tab and a target in each line")
-    name = f"'{files[0]}'" + (f" with {len(files) - 1} more" if len(files) > 1 else "")
-    texts, left, right = [], _Reader(), _Reader()
-    for path in files:
-        for number, text in _lines(path, "a source, a tab and a target"):
-            source, tab, target = text.partition("\t")
-            if not tab:
-                raise ValueError(f"'{path}' has no tab in line {number}: expected a source, a tab and a target")
-            if more := target.count("\t"):
-                raise ValueError(
-                    f"'{path}' has {1 + more} tabs in line {number}: expected one, between source and target; leave "
-                    "other columns out"
-                )
-            left.add(_checked(path, number, "source", source, symbols, longest, known))
-            right.add(_checked(path, number, "target", target, symbols, longest))
-            texts.append((source, target))
-    return Pairs(name, tokens, texts, left.column(), right.column())
-
-
-def _lines(path: Path, what: str = "a source") -> Iterator[tuple[int, str]]:
-    """The lines of a file with their numbers from 1, without empty ones at the end. One at a time is in memory."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no file '{path}': give the path of a text file")
-    with open(path, "rb") as file:
-        number = empty = 0
-        while line := file.readline(LINE + 1):
-            number += 1
-            if len(line) > LINE:
-                raise ValueError(f"'{path}' has more than {LINE:,} bytes in line {number}: expected lines of text")
-            line = line.removesuffix(b"\n").removesuffix(b"\r")
-            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if not line:
-                empty = empty or number
-                continue
-            if empty:
-                raise ValueError(f"'{path}' is empty in line {empty}: expected text; take the empty lines out")
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError:
-                raise ValueError(f"'{path}' is not text in UTF-8 in line {number}: save it as UTF-8") from None
-            yield number, text
-        if number == 0 or empty == 1:
-            raise ValueError(f"'{path}' is empty: expected {what} in each line")
-
-
-def _checked(
-    path: Path, number: int, side: str, text: str, symbols: Symbols, longest: int, known: Collection[str] | None = None
-) -> list[str]:
-    """The symbols of a text of one side."""
-    try:
-        found = symbols.split(text)
-    except ValueError as error:
-        raise ValueError(
-            f"'{path}' has a {side} in line {number} that the tokenizer cannot cut ({error}): take the line out, or "
-            "give a tokenizer with an unknown token"
-        ) from None
-    if not found:
-        raise ValueError(f"'{path}' has an empty {side} in line {number}: expected text; take the line out")
-    if len(found) > longest:
-        raise ValueError(
-            f"'{path}' has a {side} of {len(found):,} symbols in line {number}: expected at most {longest:,}; cut "
-            "it, or train with a greater longest"
-        )
-    if known is not None and symbols.closed:
-        for symbol in found:
-            if symbol not in known:
-                raise ValueError(
-                    f"'{path}' has {symbol!r} in line {number}, which no source had in training: take it out, or train "
-                    "on text that has it"
-                )
-    return found
-
-
-class Parts(NamedTuple):
-    """Which pairs are for what, as numbers."""
-
-    train: Tensor
-    validation: Tensor
-    test: Tensor
-
-
-def split(pairs: Pairs, config: Seq2SeqConfig) -> Parts:
-    """By chance, but all pairs of one source together: so nothing that is tested was seen in training.
-
-    Shares and numbers are of distinct sources. Errors: ValueError where a part would be empty.
-    """
-    groups: dict[bytes, int] = {}
-    flat, ends = (tensor.numpy() for tensor in pairs.source.ids)
-    keys = (flat[begin:end].tobytes() for begin, end in itertools.pairwise(ends))
-    group = torch.tensor([groups.setdefault(key, len(groups)) for key in keys])
-    count = len(groups)
-    test = _held("test", config.test, count)
-    validation = _held("validation", config.validation, count - test)
-    if (train := count - test - validation) < 1:
-        raise ValueError(
-            f"{pairs.name} has {count} different sources, which leaves {max(train, 0)} to train on after {validation} "
-            f"for validation and {test} for the test: give more pairs, or make test or validation smaller"
-        )
-    place = torch.empty(count, dtype=torch.int64)
-    place[torch.randperm(count, generator=seeded(config.seed))] = torch.arange(count)
-    at = place[group]
-    chosen = (at >= test + validation, (at >= test) & (at < test + validation), at < test)
-    return Parts(*(mask.nonzero().flatten() for mask in chosen))
-
-
-def _held(name: str, wanted: float, count: int) -> int:
-    if wanted >= 1 and wanted != int(wanted):
-        raise ValueError(f"{name} is {wanted:g}: expected a share such as 0.2, or a number of sources such as 500")
-    return int(wanted) if wanted >= 1 else max(1, round(wanted * count))
-
-
-class Batch(NamedTuple):
-    """Some pairs, padded with PAD."""
-
-    source: Tensor  # (S, B)
-    lengths: Tensor  # (B,) of the sources
-    before: Tensor  # (T, B): BEGIN, then the target
-    wanted: Tensor  # (T, B): the target, then END
-
-    @classmethod
-    def of(cls, source: Ids, target: Ids, chosen: Tensor) -> Batch:
-        """The pairs of these numbers, (B,)."""
-        ids, lengths = source.take(chosen)
-        texts, ends = target.take(chosen)
-        wanted = torch.cat([texts, texts.new_full((1, len(chosen)), PAD)])
-        wanted[ends, torch.arange(len(chosen))] = END
-        return cls(ids, lengths, torch.cat([texts.new_full((1, len(chosen)), BEGIN), texts]), wanted)
-
-    def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
-        return Batch(*(tensor.to(device) for tensor in self))
 
 
 # The model
@@ -675,7 +382,7 @@ class Translator(Trained):
 
     def read(self, files: Sequence[Path]) -> Pairs:
         """Pairs, cut as in training. Errors: FileNotFoundError, ValueError, one sentence that names the line."""
-        return _read(files, self.about.tokens, self.about.longest, self.known[0])
+        return read_pairs(files, self.about.tokens, self.about.longest, self.known[0])
 
     def predict(self, files: Sequence[Path], *, beam: int = BEAM, alpha: float = ALPHA) -> Iterator[pd.DataFrame]:
         """A table with source, target and log p for each symbol of the target, the end among them, piece by piece.
@@ -705,7 +412,7 @@ class Translator(Trained):
         texts: list[str] = []
         rows: list[list[int]] = []
         for path in files:
-            for number, line in _lines(path):
+            for number, line in lines(path):
                 texts.append(line.partition("\t")[0])
                 rows.append(self._source(path, number, texts[-1]))
                 if len(rows) == PIECE:
@@ -716,12 +423,12 @@ class Translator(Trained):
 
     def _source(self, path: Path, number: int, text: str) -> list[int]:
         known = self.known[0]
-        found = _checked(path, number, "source", text, self.symbols, self.about.longest, known)
+        found = checked(path, number, "source", text, self.symbols, self.about.longest, known)
         return [known.get(symbol, UNKNOWN) for symbol in found]
 
     def look(self, path: Path) -> tuple[Trace, Any]:
         """The trace of the encoder on the first line of a file, and its symbols."""
-        number, line = next(_lines(path))
+        number, line = next(lines(path))
         text = line.partition("\t")[0]
         return self._trace(self._source(path, number, text)), self.symbols.split(text)
 
@@ -751,15 +458,15 @@ class Translator(Trained):
         greedy, _ = self.say(source, 1)
         said = {"greedy": greedy, f"beam of {BEAM}": self.say(source, BEAM)[0]}
         texts = {name: [self.text(one) for one in every] for name, every in said.items()}
-        scores = {name: _scores(every, truths, self.symbols.closed) for name, every in texts.items()}
-        baseline = {"copy of the source": _scores(sources, truths, self.symbols.closed)}
+        scores = {name: scores_of(every, truths, self.symbols.closed) for name, every in texts.items()}
+        baseline = {"copy of the source": scores_of(sources, truths, self.symbols.closed)}
         unknown = [int((side.flat == UNKNOWN).sum()) for side in (source, target)]
         metrics: dict[str, Any] = {"test": scores | baseline, "perplexity": perplexity, "pairs": {"test": len(data)}}
         metrics["unknown"] = dict(zip(("source", "target"), unknown, strict=True))
         order = (cost / sizes).argsort(descending=True).tolist()
         parts = [
-            _metrics_table(scores, baseline, perplexity, unknown, len(data)),
-            _worst_table(order[:SHOWN], sources, truths, texts[f"beam of {BEAM}"], (cost / sizes).tolist()),
+            metrics_table(scores, baseline, perplexity, unknown, len(data)),
+            worst_table(order[:WORST], sources, truths, texts[f"beam of {BEAM}"], (cost / sizes).tolist()),
         ]
         return Results(metrics, [*parts, *self._pictures(source, greedy)])
 
@@ -775,7 +482,7 @@ class Translator(Trained):
         weights = self(batch)[1].transpose(0, 1).cpu().numpy()  # (B, T, S)
         rows = [source.part(torch.tensor([k])).flat.tolist() for k in chosen]
         labels = [
-            ([_label(self.about.source, n) for n in row], [_label(self.about.target, n) for n in [*said[k], END]])
+            ([label(self.about.source, n) for n in row], [label(self.about.target, n) for n in [*said[k], END]])
             for k, row in zip(chosen, rows, strict=True)
         ]
         cut = [one[: len(right), : len(left)] for one, (left, right) in zip(weights, labels, strict=True)]
@@ -785,9 +492,8 @@ class Translator(Trained):
             "The source from left to right, the model's target from top to bottom. The darker, the more a symbol of "
             "the source weighs when one of the target is said.",
         )
-        figure = trace_figure(self._trace(rows[0]), title="What the gates of the encoder do while it reads a source")
-        _mark(figure, labels[0][0])
-        yield Picture("Inside the encoder", figure, "The layer nearest to the source, forwards.")
+        title, note = "Inside the encoder while it reads a source", "The layer nearest to the source, forwards."
+        yield gates(self._trace(rows[0]), title, note, read=labels[0][0])
 
 
 def decoder_spec(spec: Spec, context: int) -> Spec:
@@ -806,86 +512,6 @@ def _tuple(state: Any) -> State:
 def _given(state: State) -> Any:
     """A state as layers take it."""
     return state[0] if len(state) == 1 else state
-
-
-# Results
-
-
-def _scores(said: list[str], truth: list[str], characters: bool) -> dict[str, float]:
-    """All in percent: texts that are right, BLEU, chrF, and for characters how many must be changed."""
-    from sacrebleu.metrics.bleu import BLEU
-    from sacrebleu.metrics.chrf import CHRF
-    from torchmetrics.functional.text import char_error_rate
-
-    same = sum(one == true for one, true in zip(said, truth, strict=True))
-    bleu = BLEU(tokenize="char" if characters else "13a", force=True)  # force: without advice on how texts look
-    found = {
-        "exact": 100 * same / len(truth),
-        "BLEU": bleu.corpus_score(said, [truth]).score,
-        "chrF": CHRF().corpus_score(said, [truth]).score,
-    }
-    return found | ({"character errors": 100 * float(char_error_rate(said, truth))} if characters else {})
-
-
-def _metrics_table(
-    scores: Mapping[str, Mapping[str, float]],
-    baseline: Mapping[str, Mapping[str, float]],
-    perplexity: float,
-    unknown: Sequence[int],
-    count: int,
-) -> Table:
-    names = list(next(iter(scores.values())))
-    rows = [
-        (name, *(f"{one[column]:.2f}" for column in names), f"{perplexity:.5g}" if name in scores else "")
-        for name, one in (dict(scores) | dict(baseline)).items()
-    ]
-    note = f"{count:,} pairs. In percent, but for the perplexity of a true symbol."
-    if any(unknown):
-        note += f" Unknown to the model: {unknown[0]:,} symbols of the sources, {unknown[1]:,} of the targets."
-    return Table("How near to the true targets", ("", *names, "perplexity"), rows, note)
-
-
-def _worst_table(
-    order: Sequence[int], source: Sequence[str], truth: Sequence[str], said: Sequence[str], cost: Sequence[float]
-) -> Table:
-    rows: list[tuple[str, ...]] = [(source[k], truth[k], said[k], f"{-cost[k]:.3g}") for k in order]
-    note = "Those whose true target the model finds least likely: log p for each of its symbols."
-    return Table("Worst cases", ("source", "truth", "model", "log p"), rows, note)
-
-
-def _label(known: Sequence[str], number: int) -> str:
-    """A symbol for a picture."""
-    if number <= UNKNOWN:
-        return {END: "end", UNKNOWN: "unknown"}[number]
-    symbol = known[number - UNKNOWN - 1]
-    return "".join("\u2423" if c.isspace() else c if c.isprintable() else "\ufffd" for c in symbol)
-
-
-def attention_figure(weights: Sequence[Any], labels: Sequence[tuple[Sequence[str], Sequence[str]]]) -> Figure:
-    """For each pair the weights (T, S), with the labels of its S and its T symbols."""
-    from matplotlib.figure import Figure
-
-    columns = min(2, len(weights))
-    figure = Figure(figsize=(4.5 * columns, 3.6 * -(-len(weights) // columns)), layout="constrained")
-    for k, (one, (source, target)) in enumerate(zip(weights, labels, strict=True)):
-        axes = figure.add_subplot(-(-len(weights) // columns), columns, k + 1)
-        image = axes.imshow(one, cmap="Greys", vmin=0, vmax=1, aspect="auto")
-        axes.set_xticks(range(len(source)), source, parse_math=False, rotation=90 if max(map(len, source)) > 1 else 0)
-        axes.set_yticks(range(len(target)), target, parse_math=False)
-        axes.tick_params(length=0, labelsize=8, labeltop=True, labelbottom=False)
-        for spine in axes.spines.values():
-            spine.set_color("#cfcac0")
-    bar = figure.colorbar(image, ax=figure.axes, shrink=0.5, pad=0.02, ticks=[0, 1])
-    bar.outline.set_visible(False)
-    return figure
-
-
-def _mark(figure: Figure, labels: Sequence[str]) -> None:
-    """Writes the symbols under the steps."""
-    for axes in figure.axes:
-        if axes.get_xlabel() == "step":
-            axes.set_xticks(range(len(labels)), labels, parse_math=False, fontsize=8)
-            axes.set_xlabel("")
 
 
 class Seq2SeqJob(Job):

@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from .config import held_out
+
 Array = NDArray[np.float64]
 LARGEST = 1e100  # beyond it, squares are no numbers
 MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "?", "."}  # what stands for "no value" in files, in lower case
@@ -438,9 +440,9 @@ def split(rows: int, test: float, validation: float, horizon: int, window: int, 
 
 
 def _rows(name: str, wanted: float, rows: int, horizon: int) -> int:
-    if not wanted > 0 or (wanted >= 1 and wanted != int(wanted)):
-        raise ValueError(f"{name} is {wanted:g}: expected a share such as 0.2, or a number of rows such as 60")
-    count = int(wanted) if wanted >= 1 else max(round(wanted * rows), horizon)
+    count = held_out(name, wanted, rows, "rows")
+    if wanted < 1:
+        count = max(count, horizon)
     if count < horizon:
         raise ValueError(f"{name} is {count} rows: expected at least the horizon, {horizon}, so that one forecast fits")
     return count

@@ -296,15 +296,19 @@ def task(kind: str) -> Task:
 
 def load(path: str | os.PathLike[str]) -> Trained:
     """The trained model in a file, of whichever task. Errors: FileNotFoundError, ValueError."""
-    kind = kind_of(path, file.read(path, "torch")[1])
+    kind = kind_of(path, file.read_metadata(path))
     return task(kind).model.load(path)
 
 
-def gates(trace: Trace, title: str, note: str = "", sequence: int = 0) -> Picture:
-    """The gates and the memory of the first layer over one sequence of a trace, units sorted by their last state."""
+def gates(trace: Trace, title: str, note: str = "", layer: int = 0, read: Sequence[str] | None = None) -> Picture:
+    """The gates and the memory of a layer over the one sequence of a trace, units sorted by their last state.
+
+    read: a text for each step, of what was read there.
+    """
     from ..plots import trace_figure
 
-    return Picture(title, trace_figure(trace, sequence=sequence, order=trace.spec.definition.states[-1]), note)
+    order = trace.spec.definition.states[-1]
+    return Picture(title, trace_figure(trace, layer=layer, order=order, time=read), note)
 
 
 def orthogonal(recurrent: nn.Module, spec: Spec) -> None:

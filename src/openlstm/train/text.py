@@ -30,9 +30,9 @@ from torch.nn import functional
 from .. import models
 from ..nn import of
 from ..spec import Spec
-from .config import TextConfig
+from .config import TextConfig, held_out
 from .ngram import ngram_bits
-from .task import Batches, Job, Results, Share, Task, Trained, seeded
+from .task import Batches, Job, Results, Share, Task, Trained, orthogonal, seeded
 from .text_report import BYTES, Ids, Look, Scored, Text, decoded, report
 
 if TYPE_CHECKING:
@@ -189,11 +189,7 @@ class TextModel(Trained):
         own = np.array((share or Share()).of(lanes), np.int64)
         if not len(own):
             return Scored(np.zeros(0, np.float32), np.zeros(0, bool))
-        edges = [
-            -BEFORE,
-            *range(1, length, STEPS),
-            length,
-        ]  # of the steps that are read at once, 0: the first that counts
+        edges = [-BEFORE, *range(1, length, STEPS), length]  # of what is read at once; 0: the first that counts
         state, bits, right = None, [], []
         for first, last in itertools.pairwise(edges):
             at = begin - 1 + own * length + np.arange(first, last)[:, None]  # (T, B), what is read
@@ -205,9 +201,8 @@ class TextModel(Trained):
             odds, y = self.head(h[told]), y[told]
             bits.append(functional.cross_entropy(odds.flatten(0, 1), y.flatten(), reduction="none").view_as(y))
             right.append(odds.argmax(-1) == y)
-        end = len(own) * length - (
-            lanes * length - count if own[-1] == lanes - 1 else 0
-        )  # the last lane may be shorter
+        shorter = lanes * length - count if own[-1] == lanes - 1 else 0  # the last lane
+        end = len(own) * length - shorter
         joined = [torch.cat(parts).T.flatten()[:end].cpu().numpy() for parts in (bits, right)]
         return Scored((joined[0] / math.log(2)).astype(np.float32), joined[1])
 
@@ -354,8 +349,8 @@ class TextJob(Job):
     def __init__(self, data: Text, config: TextConfig, share: Share) -> None:
         self.data, self.config, self.share = data, config, share
         count = len(data.ids)
-        self.test = count - _part("test", config.test, count)
-        self.validation = self.test - _part("validation", config.validation, self.test)
+        self.test = count - held_out("test", config.test, count, "characters")
+        self.validation = self.test - held_out("validation", config.validation, self.test, "characters")
         least = config.batch * share.world * config.window
         if self.validation < least:
             raise ValueError(
@@ -371,6 +366,7 @@ class TextJob(Job):
             self.model: TextModel = TextModel(
                 spec, TextAbout(data.alphabet, config.embedding, config.unit), config.dropout
             )
+            orthogonal(self.model.recurrent, spec)
         self.state: Any = None  # of the lanes
 
     def loss(self, batch: Any) -> tuple[Tensor, float]:
@@ -405,13 +401,6 @@ class TextJob(Job):
     def carry(self, carried: dict[str, Tensor] | None) -> None:
         parts = tuple((carried or {}).values())
         self.state = parts if len(parts) > 1 else parts[0] if parts else None
-
-
-def _part(name: str, given: float, count: int) -> int:
-    """The characters in a part of a text. Errors: ValueError."""
-    if given >= 1 and given != int(given):
-        raise ValueError(f"{name} is {given:g}: expected a share such as 0.05, or a number of characters such as 10000")
-    return int(given) if given >= 1 else max(1, round(given * count))
 
 
 TASK = Task(TextModel, read, TextJob)

@@ -7,13 +7,13 @@ import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..plots import gates_figure
-from .task import Passage, Picture, Results, Table
+from ..plots import FONT, SIGNS, drawable, visible
+from .task import Passage, Picture, Results, Table, gates
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +26,6 @@ BYTES = "".join(map(chr, range(256)))  # the alphabet of bytes: each stands as t
 PASSAGE, WORST = 60, 8  # characters of a passage, and how many of those that cost most are shown
 COLUMNS, LINES = 80, 16  # of the text that is coloured
 CEILING = 8.0  # bits that have the last colour
-SIGNS = {"\n": "↵", "\t": "→"}  # for what cannot be seen
 MODEL, OTHERS = "#c8401c", "#8a857a"
 
 
@@ -120,7 +119,7 @@ def report(data: Text, begin: int, scored: Scored, baselines: Mapping[str, float
             "Reading begins at many places of the text, without what is before.",
         ),
         Passage("What the model writes", look.written, f"It was given what ends with: {look.prompt[-PASSAGE:]!r}"),
-        Picture("What the layer does while it reads", reading_figure(look.trace, read)),
+        gates(look.trace, "What the layer does while it reads", read=read[: len(look.trace.x)]),
     ]
     return Results(metrics, parts)
 
@@ -164,11 +163,6 @@ def _worst(data: Text, begin: int, bits: NDArray[np.float32]) -> Table:
     return Table("The passages that cost most", ("file:line", "bits a character", "text"), rows)
 
 
-def visible(text: str) -> str:
-    """The text in one line, with signs for what cannot be seen."""
-    return "".join(SIGNS.get(c, c if c.isprintable() else "\N{REPLACEMENT CHARACTER}") for c in text)
-
-
 def surprise_figure(text: str, bits: NDArray[np.float32]) -> Figure:
     """The text on colours that say how many bits each character costs, as far as it has room."""
     from matplotlib.colors import LinearSegmentedColormap
@@ -186,17 +180,16 @@ def surprise_figure(text: str, bits: NDArray[np.float32]) -> Figure:
     colours = np.full((rows, columns), np.nan)
     figure = Figure(figsize=(1 + 0.1 * columns, 0.4 + 0.2 * rows), layout="constrained")
     axes = figure.subplots()
-    known = _glyphs()
     for (row, column), character, cost in zip(places, text, bits, strict=False):
         colours[row, column] = cost
-        sign = visible(character)
+        sign = drawable(character)
         if sign != " ":
             colour = OTHERS if character in SIGNS else "#1b1f24"
             axes.text(
                 column + 0.5,
                 row + 0.5,
-                sign if ord(sign) in known else "\N{REPLACEMENT CHARACTER}",
-                family="DejaVu Sans Mono",
+                sign,
+                family=FONT,
                 fontsize=8,
                 color=colour,
                 ha="center",
@@ -210,13 +203,6 @@ def surprise_figure(text: str, bits: NDArray[np.float32]) -> Figure:
     bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=25, extend="max", label="bits")
     bar.outline.set_visible(False)
     return figure
-
-
-def _glyphs() -> Any:
-    """The characters that the font has."""
-    from matplotlib.font_manager import FontProperties, findfont, get_font
-
-    return get_font(findfont(FontProperties(family="DejaVu Sans Mono"))).get_charmap()
 
 
 def reach_figure(reach: NDArray[np.floating], others: Mapping[str, float]) -> Figure:
@@ -241,21 +227,4 @@ def reach_figure(reach: NDArray[np.floating], others: Mapping[str, float]) -> Fi
     axes.set_ylabel("bits a character")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e6e3dc", lw=0.7)
-    return figure
-
-
-def reading_figure(trace: Trace, text: str) -> Figure:
-    """Gates and memory of the first layer over the characters that it reads."""
-    titles = trace.spec.definition.titles
-    named = trace.names()
-    arrays = {name: named[name][:, 0] for name in named if name in titles} or {k: v[:, 0] for k, v in named.items()}
-    order = "c" if "c" in arrays else list(arrays)[-1]
-    words = {name: f"{name} {word}" for name, word in titles.items()}
-    figure = gates_figure(arrays, order=order, titles=words, time_label="")
-    axes = figure.axes[len(arrays) - 1]
-    known = _glyphs()
-    signs = [c if ord(c) in known else "\N{REPLACEMENT CHARACTER}" for c in visible(text[: len(trace.x)])]
-    axes.set_xticks(np.arange(len(signs)), signs, family="DejaVu Sans Mono", fontsize=7)
-    for label in axes.get_xticklabels():
-        label.set_parse_math(False)
     return figure
