@@ -15,7 +15,7 @@ import torch
 
 from openlstm import file
 from openlstm.spec import Spec
-from openlstm.train import loop, seq2seq, seq2seq_files, task
+from openlstm.train import loop, runs, seq2seq, seq2seq_files, task
 from openlstm.train.config import RECURRENT, Seq2SeqConfig
 from openlstm.train.seq2seq import BEGIN, END, PAD, SAID, TASK, UNKNOWN, Batch, Facts, Ids, Symbols, Translator
 from openlstm.train.task import Share
@@ -660,6 +660,15 @@ def test_tokens_of_a_tokenizer():
     first, second = (pd.concat(one.predict([write("ab ab\nd <s>\n")])) for one in (job.model, model))
     pd.testing.assert_frame_equal(first, second)
     assert "character errors" not in model.evaluate(model.read([write("ab ab\tBA é\n")])).metrics["test"]["greedy"]
+
+
+def test_a_run_is_not_resumed_with_another_tokenizer():
+    tokenizers = pytest.importorskip("tokenizers")
+    tokenizers.Tokenizer(tokenizers.models.WordLevel({"ab": 0, "ba": 1, "?": 2}, unk_token="?")).save("t.json")
+    given = replace(SMALL, tokens="t.json", epochs=1), [write("ab\tba\n" * 3 + "ba\tab\n" * 3 + "?\t?\n" * 3)], "run"
+    runs.fit(*given)
+    Path("t.json").write_text(Path("t.json").read_text() + "\n")
+    assert "is of a run on other data" in message(ValueError, runs.fit, *given, resume=True)
 
 
 def test_what_a_tokenizer_cannot_cut():

@@ -32,12 +32,13 @@ def option(
     least: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    most: float | None = None,
     choices: tuple[str, ...] = (),
     none: str = "none",
 ) -> Any:
-    """A field of a configuration. `least`, `above`, `below`: its bounds; `none`: what it is where nothing is given."""
-    told: dict[str, Any] = {"help": help, "heading": heading, "least": least, "above": above, "below": below}
-    told |= {"choices": choices, "none": none}
+    """A field of a configuration. least, above, below, most: its bounds. none: what it is where nothing is given."""
+    told: dict[str, Any] = {"help": help, "heading": heading, "choices": choices, "none": none}
+    told |= {"least": least, "above": above, "below": below, "most": most}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=told)
     return field(default=default, metadata=told)
@@ -94,6 +95,11 @@ class Config:
             if name in ("batch_first", "dropout"):
                 raise ValueError(f"recurrent has '{name}', which {self.task} sets itself: leave it out")
         self.spec(1)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that options name: they are data too."""
+        return ()
 
     def spec(self, inputs: int, **given: Any) -> Spec:
         """The recurrent layers, for that many inputs. Errors: ValueError for an option that the cell does not have."""
@@ -156,9 +162,9 @@ def _checked_one(each: dataclasses.Field[Any], kind: type, value: Any, optional:
         raise ValueError(f"{given}: expected {_WORDS[kind]}{nothing}")
     if told["choices"] and value not in told["choices"]:
         raise ValueError(f"{given}: expected one of {', '.join(told['choices'])}")
-    bounds = {"at least": told["least"], "above": told["above"], "below": told["below"]}
+    bounds = {"at least": told["least"], "above": told["above"], "below": told["below"], "at most": told["most"]}
     bounds = {words: bound for words, bound in bounds.items() if bound is not None}
-    holds = {"at least": operator.ge, "above": operator.gt, "below": operator.lt}
+    holds = {"at least": operator.ge, "above": operator.gt, "below": operator.lt, "at most": operator.le}
     if value != value or not all(holds[words](value, bound) for words, bound in bounds.items()):
         said = [f"{words} {bound:g}" for words, bound in bounds.items()]
         raise ValueError(
@@ -364,7 +370,11 @@ class Seq2SeqConfig(Config):
     dropout: float = changed("dropout", 0.2)
     batch: int = changed("batch", 64)
     teacher_forcing: float = option(
-        1.0, "Share of steps that are told the true symbol before; the others the model's own.", TRAINING, least=0
+        1.0,
+        "Share of steps that are told the true symbol before; the others the model's own.",
+        TRAINING,
+        least=0,
+        most=1,
     )
     label_smoothing: float = option(
         0.0, "Share of the probability that is spread over all symbols.", TRAINING, least=0, below=1
@@ -372,8 +382,6 @@ class Seq2SeqConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.teacher_forcing > 1:
-            raise ValueError(f"teacher_forcing is {self.teacher_forcing:g}: expected at least 0 and at most 1")
         spec = self.spec(1)
         on_hidden = spec.recurrent_dropout and spec.recurrent_dropout_on == "hidden"
         for name in ["recurrent_dropout"] * bool(on_hidden) + ["weight_dropout"] * bool(spec.weight_dropout):
@@ -382,6 +390,11 @@ class Seq2SeqConfig(Config):
                     f"{name} is one mask for a whole sequence, but with {self.stepwise} the decoder runs one step at a "
                     "time: leave it out, or use multiplicative attention and teacher_forcing 1"
                 )
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The tokenizer's."""
+        return () if self.tokens in ("characters", "words") else (self.tokens,)
 
     @property
     def stepwise(self) -> str:

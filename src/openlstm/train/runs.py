@@ -66,7 +66,7 @@ def fit(
                 job,
                 folder=place,
                 resume=resume,
-                data=_fingerprint(files),
+                data=_fingerprint([*files, *config.files]),
                 progress=progress,
                 keep=(lambda: job.model.save(place / MODEL)) if place is not None else lambda: None,
             )

@@ -80,7 +80,7 @@ def _tokenizer(text: str) -> Any:
 
 def symbols_of(config: Seq2SeqConfig) -> str:
     """What a configuration names as tokens, with a file's text instead of its path. Errors: OSError, ValueError."""
-    if config.tokens in ("characters", "words"):
+    if not config.files:
         return config.tokens
     path = Path(config.tokens)
     if not path.is_file():
