@@ -30,7 +30,7 @@ from openlstm.train.task import Share
 EXAMPLE = runpy.run_path(str(Path(__file__).resolve().parents[1] / "examples" / "frames.py"))
 LEARNED, GUESSED = 99.0, 2.0  # in percent: what memory gives, and how far above guessing no memory may be
 SECONDS = 240  # of the processor, for each model
-CONFIG = FramesConfig(hidden=64, learning_rate=5e-3, schedule="cosine", epochs=30, patience=30, threads=1)
+CONFIG = FramesConfig(hidden=64, learning_rate=5e-3, schedule="cosine", epochs=60, patience=60, threads=1)
 CELLS: dict[str, dict[str, Any]] = {
     "LSTM": {},
     "LSTM with peepholes": {"recurrent": {"peephole": "diagonal"}},
