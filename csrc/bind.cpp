@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "plan.h"
+#include "stream.h"
 
 namespace nb = nanobind;
 using namespace openlstm;
@@ -90,6 +91,15 @@ static nb::object empty(Long count) {
 
 using TaskData = std::tuple<const Plan *, bool, std::vector<const Packed *>, Longs, Longs, Longs, Longs, Longs, Long, Long>;
 
+using Input = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Output = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+using Numbers = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using LayerData = std::tuple<const Plan *, std::vector<const Packed *>, Longs, int, int, Longs, bool>;
+
+static void expect(bool fits) {
+  if (!fits) throw std::invalid_argument("Stream: the arrays do not fit");
+}
+
 NB_MODULE(_core, m) {
   m.def("draw", [](Long address, Long count, double probability, float value, std::uint64_t key) {
     const Kernels &kernels = chosen();
@@ -110,11 +120,11 @@ NB_MODULE(_core, m) {
     return fingerprint(kernels, arrays, threads);
   }, nb::arg("arrays"), nb::arg("threads"));
   nb::class_<Packed>(m, "Packed")
-      .def("__init__", [](Packed *self, int width, const Ints &depths, const std::vector<std::tuple<Long, Long, Long>> &weights, const std::vector<Longs> &biases, bool panels, int threads) {
+      .def("__init__", [](Packed *self, int width, const Ints &depths, const std::vector<std::tuple<Long, Long, Long>> &weights, const std::vector<Longs> &biases, bool panels, int threads, int kind) {
         const Kernels &kernels = chosen();
         Released released;
-        new (self) Packed(kernels, width, depths, weights, biases, panels, threads);
-      }, nb::arg("width"), nb::arg("depths"), nb::arg("weights"), nb::arg("biases"), nb::arg("panels"), nb::arg("threads"));
+        new (self) Packed(kernels, width, depths, weights, biases, panels, threads, kind);
+      }, nb::arg("width"), nb::arg("depths"), nb::arg("weights"), nb::arg("biases"), nb::arg("panels"), nb::arg("threads"), nb::arg("kind"));
   nb::class_<Plan>(m, "Plan")
       .def(nb::init<const std::vector<std::tuple<int, int, int>> &, const std::vector<std::tuple<int, Long, Long, bool>> &,
                     const std::vector<std::vector<SectionData>> &, const std::vector<std::pair<int, int>> &,
@@ -138,4 +148,39 @@ NB_MODULE(_core, m) {
         Released released;
         self.run(kernels, batch, threads, x, x_row, y, before, after);
       }, nb::arg("batch"), nb::arg("threads"), nb::arg("x"), nb::arg("x_row"), nb::arg("y"), nb::arg("before"), nb::arg("after"));
+  nb::class_<Stream>(m, "Stream")
+      .def("__init__", [](Stream *self, const std::vector<LayerData> &given, int batch, int threads) {
+        std::vector<Stream::Layer> layers;
+        for (const auto &[plan, packed, weights, inputs, outputs, sizes, residual] : given)
+          layers.push_back({plan, packed, weights, inputs, outputs, sizes, residual});
+        new (self) Stream(chosen(), std::move(layers), batch, threads);
+      }, nb::arg("layers"), nb::arg("batch"), nb::arg("threads"))
+      .def("step", [](Stream &self, const Input &x, const Output &y) {
+        expect(x.size() == std::size_t(self.batch()) * self.inputs() && y.size() == std::size_t(self.batch()) * self.outputs());
+        Released released;
+        self.step(x.data(), y.data());
+      }, nb::arg("x"), nb::arg("y").noconvert())
+      .def("step_some", [](Stream &self, const Input &x, const Output &y, const Numbers &which) {
+        const int count = int(which.size());
+        expect(x.size() == std::size_t(count) * self.inputs() && y.size() == std::size_t(count) * self.outputs());
+        for (int i = 0; i < count; i++) expect(which.data()[i] >= 0 && which.data()[i] < self.batch());
+        Released released;
+        self.step(x.data(), y.data(), which.data(), count);
+      }, nb::arg("x"), nb::arg("y").noconvert(), nb::arg("which"))
+      .def("run", [](Stream &self, int time, const Input &x, const Output &y) {
+        const std::size_t all = std::size_t(time) * self.batch();
+        expect(time >= 0 && x.size() == all * self.inputs() && y.size() == all * self.outputs());
+        Released released;
+        self.run(time, x.data(), y.data());
+      }, nb::arg("time"), nb::arg("x"), nb::arg("y").noconvert())
+      .def("states", [](nb::handle self) {
+        Stream &own = nb::cast<Stream &>(self);
+        nb::list found;
+        const Longs sizes = own.sizes();
+        for (std::size_t k = 0; k < sizes.size(); k++) {
+          const std::size_t shape[2] = {std::size_t(own.batch()), std::size_t(sizes[k])};
+          found.append(nb::cast(nb::ndarray<nb::numpy, float>(own.state(int(k)), 2, shape, self)));
+        }
+        return found;
+      });
 }

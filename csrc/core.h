@@ -42,12 +42,16 @@ struct Weight {
   Long unit, term;
 };
 
+// How panels hold weights: WEIGHTS in plans.py. INT8 has one scale for each unit of each source and target.
+enum Weights { FLOAT32, BFLOAT16, INT8 };
+
 // Weights in the order in which a product reads them, for one instruction set; without panels, as they were given.
 // Panels of `blocks` times N units follow one another; for each k a panel has N weights of each target of each block.
 struct Matrix {
-  float *panels, *biases;  // biases: (targets, width)
+  void *panels;
+  float *biases, *scales;  // (targets, width), (sources, targets, width)
   const Weight *weight;    // of source s and target g the one numbered s * targets + g
-  int targets, sources, width;
+  int targets, sources, width, kind;
   int depth[MAX_SOURCES];  // the length of each sum
 };
 
@@ -105,7 +109,7 @@ struct Kernels {
   bool (*usable)();      // can this processor run the functions below
   int (*lanes)();        // floats in one vector
   double (*selftest)();  // largest relative error of the vector operations against plain scalar code
-  Long (*size)(const Matrix &);  // floats in its panels
+  Long (*size)(const Matrix &);  // weights in its panels
   void (*pack)(const Matrix &, int thread, int threads);
   Long (*workspace)(const Walk &);  // floats in `temporary`, without those of operations
   void (*walk)(const Walk &, int thread, int threads);

@@ -67,6 +67,11 @@ double selftest() {
     CHECK(cut(a, b, c), y < z ? 0 : x, 1)
     CHECK(cut(a, set(NAN), c), x, 1)
     CHECK(hold(a), x, 1)
+    std::uint16_t halves[N];
+    std::int8_t bytes[N];
+    for (int k = 0; k < N; k++) halves[k] = narrow(as[k]), bytes[k] = static_cast<std::int8_t>(8 * as[k]);
+    CHECK(widen(halves), x, fabs(x) * 32768)  // 8 bits are kept
+    CHECK(widen(bytes), bytes[k], 1)
     CHECK(round(a), nearbyint(x), 1)
     CHECK(pow2(round(mul(a, set(7.875f)))), ldexp(1.0, static_cast<int>(nearbyint(x * 7.875))), want)
     V square[N];

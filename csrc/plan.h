@@ -32,9 +32,10 @@ class Floats {
 class Packed {
  public:
   // weights: (address, floats between units, floats between terms) for each source and target. biases: addresses that
-  // are added up for each target. Without `panels` nothing is copied, and the addresses are read at every run.
+  // are added up for each target. Without `panels` nothing is copied, and the addresses are read at every run. kind: how
+  // panels hold weights.
   Packed(const Kernels &, int width, const Ints &depths, const std::vector<std::tuple<Long, Long, Long>> &weights,
-         const std::vector<Longs> &biases, bool panels, int threads);
+         const std::vector<Longs> &biases, bool panels, int threads, int kind = FLOAT32);
   void add_biases(float *to) const;
   const Kernels *kernels;
   Matrix matrix{};
@@ -42,7 +43,7 @@ class Packed {
  private:
   std::vector<Longs> addresses_;
   Floats biases_;
-  std::unique_ptr<Floats> panels_;
+  std::unique_ptr<Floats> panels_, scales_;
   std::vector<Weight> weights_;
 };
 

@@ -4,6 +4,9 @@
 //
 // A tile holds M rows times up to four vectors of sums in registers. For each k it loads four vectors of weights and
 // broadcasts M inputs: with 6 rows 24 multiply-adds for 10 loads, where the processor does two of each a cycle.
+//
+// Weights of 8 or 16 bits are made wide as they are loaded: where a row alone is multiplied, time is what memory takes to
+// bring weights. Whole numbers get their unit's scale when a chain of sums is added up.
 
 enum { TILE = ISA_ROWS };
 #if defined(_MSC_VER)
@@ -47,25 +50,59 @@ void pack_part(const Matrix &m, int p, int s, int k, int depth, float *to) {
   }
 }
 
+// The nearest float of 16 bits, halves to even; a NaN stays one.
+FN std::uint16_t narrow(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  if (x != x) return static_cast<std::uint16_t>(bits >> 16 | 64);
+  return static_cast<std::uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+// The scale of each unit of a panel: its greatest weight becomes 127.
+void find_scales(const Matrix &m, int p) {
+  const int blocks = blocks_in_panel(m.targets), last = smaller(m.width, (p + 1) * blocks * N);
+  for (int s = 0; s < m.sources; s++)
+    for (int g = 0; g < m.targets; g++)
+      for (int u = p * blocks * N; u < last; u++) {
+        const Weight &weight = m.weight[s * m.targets + g];
+        float most = 0;
+        for (int k = 0; k < m.depth[s]; k++) {
+          const float size = fabsf(weight.at[u * weight.unit + k * weight.term]);
+          most = size > most ? size : most;
+        }
+        m.scales[Long(s * m.targets + g) * m.width + u] = most / 127;
+      }
+}
+
 void pack(const Matrix &m, int thread, int threads) {
   const int blocks = blocks_in_panel(m.targets), panels = divided_up(m.width, blocks * N), wide = m.targets * blocks * N;
   Long all = 0;
   for (int s = 0; s < m.sources; s++) all += m.depth[s];
+  alignas(64) float part[4 * N * DEPTH];
   for (int p = panels * thread / threads; p < panels * (thread + 1) / threads; p++) {
-    float *to = m.panels + Long(p) * all * wide;
+    Long at = Long(p) * all * wide;
+    if (m.kind == INT8) find_scales(m, p);
     for (int s = 0; s < m.sources; s++)
       for (int k = 0; k < m.depth[s]; k += DEPTH) {
-        const int depth = smaller(DEPTH, m.depth[s] - k);
-        pack_part(m, p, s, k, depth, to);
-        to += Long(depth) * wide;
+        const int depth = smaller(DEPTH, m.depth[s] - k), count = depth * wide;
+        pack_part(m, p, s, k, depth, m.kind == FLOAT32 ? static_cast<float *>(m.panels) + at : part);
+        if (m.kind == BFLOAT16)
+          for (int i = 0; i < count; i++) static_cast<std::uint16_t *>(m.panels)[at + i] = narrow(part[i]);
+        if (m.kind == INT8)
+          for (int i = 0; i < count; i++) {
+            const int v = i % wide / N, u = (p * blocks + v / m.targets) * N + i % N;
+            const float scale = u < m.width ? m.scales[Long(s * m.targets + v % m.targets) * m.width + u] : 0.f;
+            static_cast<std::int8_t *>(m.panels)[at + i] = static_cast<std::int8_t>(scale > 0 ? nearbyintf(part[i] / scale) : 0.f);
+          }
+        at += count;
       }
   }
 }
 
 // sums[m][v] over k of a[m * row + k * step] times the vector v of the weights at k, in P panels side by side. `ahead`:
 // where weights stand that come next; one line of them is fetched for each k.
-template <int M, int V_, int P>
-FN void tile(const float *w, Long wide, Long panel, const float *a, Long row, Long step, int depth, const float *ahead, V (&sums)[M][P * V_]) {
+template <int M, int V_, int P, class W>
+FN void tile(const W *w, Long wide, Long panel, const float *a, Long row, Long step, int depth, const float *ahead, V (&sums)[M][P * V_]) {
   for (int m = 0; m < M; m++)
     for (int v = 0; v < P * V_; v++) sums[m][v] = set(0);
   const float *third = a + 3 * row;  // two bases: an address may have a row or two on top
@@ -73,7 +110,7 @@ FN void tile(const float *w, Long wide, Long panel, const float *a, Long row, Lo
     V b[P * V_];
     if (ahead) prefetch(ahead + k * 16);
     for (int p = 0; p < P; p++)
-      for (int v = 0; v < V_; v++) b[p * V_ + v] = hold(load(w + p * panel + v * N));
+      for (int v = 0; v < V_; v++) b[p * V_ + v] = hold(widen(w + p * panel + v * N));
     for (int m = 0; m < M; m++) {
       const V x = set(m < 3 ? a[m * row] : third[(m - 3) * row]);
       for (int v = 0; v < P * V_; v++) sums[m][v] = fma(x, b[v], sums[m][v]);
@@ -95,11 +132,12 @@ struct Rows {
   const float *a;  // the first input of a tile
   Long a_row;
   const float *ahead;
+  const float *scales;  // (targets, width), of the source that is multiplied; null: none
 };
 
 // One tile: its rows from `row` on, its panels from `panel` on. `begin`: nothing is summed yet.
-template <int M, int V_, int P>
-FN void place(const Rows &r, const float *w, Long wide, Long panels, int panel, int blocks, int row, int depth, bool begin) {
+template <int M, int V_, int P, class W>
+FN void place(const Rows &r, const W *w, Long wide, Long panels, int panel, int blocks, int row, int depth, bool begin) {
   V sums[M][P * V_];
   tile<M, V_, P>(w, wide, panels, r.a, r.a_row, 1, depth, r.ahead, sums);
   const int targets = r.matrix->targets, width = r.matrix->width;
@@ -114,6 +152,12 @@ FN void place(const Rows &r, const float *w, Long wide, Long panels, int panel, 
       const Long add_row = adds ? r.target_row[g] : 0;
       float *to = r.target[g] + row * r.target_row[g] + u;
       const float *from = adds ? to : r.matrix->biases + Long(g) * width + u;
+      if (sizeof(W) == 1) {
+        const float *at = r.scales + Long(g) * width + u;
+        const V scale = n >= N ? load(at) : part_load(at, n);
+        UNROLL
+        for (int m = 0; m < M; m++) sums[m][p * V_ + v] = mul(sums[m][p * V_ + v], scale);
+      }
       UNROLL
       for (int m = 0; m < M; m++, to += r.target_row[g], from += add_row) {
         if (n >= N)
@@ -124,8 +168,8 @@ FN void place(const Rows &r, const float *w, Long wide, Long panels, int panel, 
     }
 }
 
-template <int V_>
-FN void panel_rows(Rows &r, const float *w, Long wide, int panel, int blocks, int rows, int s, int k, int depth, bool begin) {
+template <int V_, class W>
+FN void panel_rows(Rows &r, const W *w, Long wide, int panel, int blocks, int rows, int s, int k, int depth, bool begin) {
   const int tiles = divided_up(rows, TILE);
   for (int i = 0, row = 0; i < tiles; i++) {
     const int n = rows * (i + 1) / tiles - row;  // of nearly one size
@@ -134,7 +178,8 @@ FN void panel_rows(Rows &r, const float *w, Long wide, int panel, int blocks, in
     } else {
       r.a = r.source[s] + row * r.source_row[s] + k, r.a_row = r.source_row[s];
     }
-    r.ahead = r.matrix->panels && tiles > 1 && i < 4 ? w + Long(depth) * (wide + i * 16) : nullptr;  // the next weights have four lines for each k
+    // The next weights have four lines for each k.
+    r.ahead = sizeof(W) == sizeof(float) && r.matrix->panels && tiles > 1 && i < 4 ? reinterpret_cast<const float *>(w) + Long(depth) * (wide + i * 16) : nullptr;
 #define ROWS(M) case M: place<M, V_, 1>(r, w, wide, 0, panel, blocks, row, depth, begin); break;
     switch (n) {
       ROWS(1) ROWS(2) ROWS(3)
@@ -148,8 +193,8 @@ FN void panel_rows(Rows &r, const float *w, Long wide, int panel, int blocks, in
 }
 
 // A row alone has too few chains to keep the multipliers busy: more panels at a time.
-template <int V_, int P>
-FN void one_row(Rows &r, const float *w, Long wide, Long panels, int panel, int blocks, int s, int k, int depth, bool begin) {
+template <int V_, int P, class W>
+FN void one_row(Rows &r, const W *w, Long wide, Long panels, int panel, int blocks, int s, int k, int depth, bool begin) {
   r.a = r.source[s] + k, r.a_row = 0, r.ahead = nullptr;
   place<1, V_, P>(r, w, wide, panels, panel, blocks, 0, depth, begin);
 }
@@ -170,8 +215,9 @@ void gather(const Rows &r, int rows) {
     }
 }
 
-// The units u0..u1 of the targets, of which u0 is a multiple of 4 N.
-void product(Rows r, int rows, int u0, int u1) {
+// The units u0..u1 of the targets, of which u0 is a multiple of 4 N. W: of the panels.
+template <class W>
+void product_of(Rows r, int rows, int u0, int u1) {
   const Matrix &m = *r.matrix;
   const int blocks = blocks_in_panel(m.targets), full = blocks * m.targets;
   const Long wide = full * N;
@@ -180,20 +226,21 @@ void product(Rows r, int rows, int u0, int u1) {
   const int last = divided_up(u1, blocks * N);
   if (rows < 2 * TILE || u1 - u0 < 4 * N) r.packed = nullptr;
   if (r.packed) gather(r, rows);
-  alignas(64) float part[4 * N * DEPTH];  // weights that are not packed are, just before they are used
+  alignas(64) W part[4 * N * DEPTH];  // weights that are not packed are, just before they are used
   for (int panel = u0 / (blocks * N); panel < last;) {
     const int vectors = smaller(blocks, divided_up(m.width - panel * blocks * N, N)) * m.targets;
     // Panels side by side: all of them whole.
     const int whole_ones = smaller(m.width / (blocks * N), last) - panel;
     const int side = rows > 1 || full < 3 || !m.panels ? 1 : whole_ones >= 4 && TILE > 3 ? 4 : whole_ones >= 2 ? 2 : 1;
-    const float *w = m.panels ? m.panels + Long(panel) * all * wide : part;
+    const W *w = m.panels ? static_cast<const W *>(m.panels) + Long(panel) * all * wide : part;
     const Long panels = all * wide;
     bool begin = true;
     int before = 0;  // terms of earlier sources
     for (int s = 0; s < m.sources; before += m.depth[s], s++)
       for (int k = 0; k < m.depth[s]; k += DEPTH) {
         const int depth = smaller(DEPTH, m.depth[s] - k), at = r.packed ? before + k : k;
-        if (!m.panels) pack_part(m, panel, s, k, depth, part), w = part;
+        if (!m.panels) pack_part(m, panel, s, k, depth, reinterpret_cast<float *>(part)), w = part;
+        r.scales = m.scales ? m.scales + Long(s) * m.targets * m.width : nullptr;
         if (side == 4 && full == 4) one_row<4, 4>(r, w, wide, panels, panel, blocks, s, k, depth, begin);
         else if (side == 4) one_row<3, 4>(r, w, wide, panels, panel, blocks, s, k, depth, begin);
         else if (side == 2 && full == 4) one_row<4, 2>(r, w, wide, panels, panel, blocks, s, k, depth, begin);
@@ -206,6 +253,14 @@ void product(Rows r, int rows, int u0, int u1) {
         begin = false;
       }
     panel += side;
+  }
+}
+
+void product(const Rows &r, int rows, int u0, int u1) {
+  switch (r.matrix->kind) {
+    case BFLOAT16: return product_of<std::uint16_t>(r, rows, u0, u1);
+    case INT8: return product_of<std::int8_t>(r, rows, u0, u1);
+    default: return product_of<float>(r, rows, u0, u1);
   }
 }
 

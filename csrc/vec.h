@@ -9,6 +9,7 @@
 //   cut      a, but 0 where x < low
 //   transpose  turns N rows into N columns
 //   prefetch asks for the line at p to be brought to the second cache
+//   widen    N weights of 16 bits (the upper half of a float) or of 8 bits (whole numbers)
 //   hold     a itself, in a register: GCC would load it anew at each use
 #if ISA_AVX512
 typedef __m512 V;
@@ -58,6 +59,12 @@ FN void transpose(V (&r)[N]) {
 FN V greater(V a, V b) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), _mm512_set1_ps(1)); }
 FN V at_least(V a, V b) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_GE_OQ), _mm512_set1_ps(1)); }
 FN V cut(V a, V x, V low) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), a); }
+FN V widen(const std::uint16_t *p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))), 16));
+}
+FN V widen(const std::int8_t *p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))));
+}
 FN V hold(V a) { return a; }
 #elif ISA_AVX2
 typedef __m256 V;
@@ -106,6 +113,12 @@ FN void transpose(V (&r)[N]) {
 FN V greater(V a, V b) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ), _mm256_set1_ps(1)); }
 FN V at_least(V a, V b) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ), _mm256_set1_ps(1)); }
 FN V cut(V a, V x, V low) { return _mm256_andnot_ps(_mm256_cmp_ps(x, low, _CMP_LT_OQ), a); }
+FN V widen(const std::uint16_t *p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))), 16));
+}
+FN V widen(const std::int8_t *p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p))));
+}
 FN V hold(V a) {
   asm("" : "+x"(a));
   return a;
@@ -130,6 +143,12 @@ FN V inverse(V a) { return vdivq_f32(vdupq_n_f32(1), a); }
 FN V greater(V a, V b) { return vbslq_f32(vcgtq_f32(a, b), vdupq_n_f32(1), vdupq_n_f32(0)); }
 FN V at_least(V a, V b) { return vbslq_f32(vcgeq_f32(a, b), vdupq_n_f32(1), vdupq_n_f32(0)); }
 FN V cut(V a, V x, V low) { return vbslq_f32(vcltq_f32(x, low), vdupq_n_f32(0), a); }
+FN V widen(const std::uint16_t *p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+FN V widen(const std::int8_t *p) {
+  std::int32_t bytes;
+  std::memcpy(&bytes, p, sizeof bytes);
+  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(bytes))))));
+}
 FN V hold(V a) { return a; }
 #else
 // Four lanes in plain C++, which compilers turn into the four lanes that nearly every processor has.
@@ -160,6 +179,15 @@ FN V inverse(V a) { EACH(1 / a.lane[k]) }
 FN V greater(V a, V b) { EACH(a.lane[k] > b.lane[k] ? 1.f : 0.f) }
 FN V at_least(V a, V b) { EACH(a.lane[k] >= b.lane[k] ? 1.f : 0.f) }
 FN V cut(V a, V x, V low) { EACH(x.lane[k] < low.lane[k] ? 0.f : a.lane[k]) }
+FN V widen(const std::uint16_t *p) {
+  V r;
+  for (int k = 0; k < N; k++) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(p[k]) << 16;
+    std::memcpy(&r.lane[k], &bits, sizeof bits);
+  }
+  return r;
+}
+FN V widen(const std::int8_t *p) { EACH(p[k]) }
 FN V hold(V a) { return a; }
 #undef EACH
 #endif
@@ -170,6 +198,7 @@ FN void prefetch(const float *) {}
 FN void prefetch(const float *p) { __builtin_prefetch(p, 0, 2); }
 #endif
 
+FN V widen(const float *p) { return load(p); }
 FN V fnma(V a, V b, V c) { return fma(sub(set(0), a), b, c); }
 
 #if !ISA_AVX512 && !ISA_AVX2

@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 
 import openlstm
 from openlstm import _core
-from openlstm.backends import cpu, plans, reference
+from openlstm.backends import cpu, reference
 from openlstm.cells import NORM_EPSILON
 from openlstm.sections import KINDS, OPERATIONS
 
@@ -361,16 +361,16 @@ def _change_weights(time):
 
 def test_packed_weights_go_with_their_module():
     gc.collect()
-    before = len(plans._packed), len(cpu._steps)
+    before = len(cpu._packed), len(cpu._steps)
     modules = [openlstm.LSTM(8, 16, 2, bidirectional=True) for _ in range(3)]
     for module in modules:
         module(torch.randn(3, 2, 8, requires_grad=True))[0].sum().backward()
         with torch.no_grad():
             module(torch.randn(1, 2, 8))
-    assert len(plans._packed) > before[0] and len(cpu._steps) > before[1]
+    assert len(cpu._packed) > before[0] and len(cpu._steps) > before[1]
     del module, modules
     gc.collect()
-    assert (len(plans._packed), len(cpu._steps)) == before
+    assert (len(cpu._packed), len(cpu._steps)) == before
 
 
 def test_a_fingerprint_changes_with_every_float():

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .nn import LSTMCell as LSTMCell
     from .nn import RNNCell as RNNCell
     from .spec import Spec as Spec
+    from .stream import Stream as Stream
 
 __version__ = version("openlstm")
 
@@ -33,6 +34,7 @@ _HOME = {
     **dict.fromkeys(("backend", "explain"), "backends"),
     "describe": "description",
     "Spec": "spec",
+    "Stream": "stream",
 }
 __all__ = sorted(_HOME)
 

@@ -52,10 +52,12 @@ class Packed:
         biases: Sequence[Sequence[int]],
         panels: bool,
         threads: int,
+        kind: int,
     ) -> None:
         """width: units of each target. depths: terms of each source's sum. weights: for each source and target the
         address, and floats from one unit and from one term to the next. biases: addresses to add up for each target.
-        Without `panels` nothing is copied: the addresses are read at every run."""
+        Without `panels` nothing is copied: the addresses are read at every run. kind: how panels hold weights, the
+        number in `weights.KINDS`."""
 
 class Plan:
     """A program of `program.py` for the sizes of one layer."""
@@ -106,3 +108,27 @@ class Step:
     ) -> None:
         """Addresses of x (with the stride from one sequence to the next), of y, and of each state before and after the
         step: (directions of all layers, batch, size), contiguous."""
+
+class Stream:
+    """Many streams through the same layers, one step after another without gradients: `stream.py` is the one caller."""
+
+    def __init__(
+        self,
+        layers: Sequence[tuple[Plan, Sequence[Packed], Sequence[int], int, int, Sequence[int], bool]],
+        batch: int,
+        threads: int,
+    ) -> None:
+        """layers: the plan, weights in panels, addresses of all parameters, inputs, outputs, sizes of its states, and
+        does it add its input; all of them must outlive this. batch: streams."""
+
+    def step(self, x: Any, y: Any) -> None:
+        """(batch, inputs) to (batch, outputs), contiguous float32 arrays."""
+
+    def step_some(self, x: Any, y: Any, which: Any) -> None:
+        """The same for the streams of these numbers alone, int32."""
+
+    def run(self, time: int, x: Any, y: Any) -> None:
+        """(time, batch, inputs) to (time, batch, outputs)."""
+
+    def states(self) -> list[Any]:
+        """The states of each layer, (batch, size), as arrays of numpy on the stream's own memory."""

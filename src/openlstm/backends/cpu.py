@@ -13,16 +13,16 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .. import _core
+from .. import _core, plans
 from ..arguments import Keep
 from ..spec import Spec
-from . import plans, reference
+from . import reference
 
 
 def why_not(spec: Spec, x: Tensor) -> str | None:
@@ -204,7 +204,7 @@ class _Step:
             self.layers.append([])
             for plan in walks:
                 own = slice(at, at := at + len(plan.names))
-                packed = plan.pack(weights[own], addresses[own], True, 1)
+                packed = _pack(plan, weights[own], addresses[own], True, 1)
                 self.layers[-1].append((plan.core, packed, addresses[own]))
         widths = [spec.output_size(layer) for layer in range(spec.num_layers)]
         self.width = widths[-1]
@@ -291,7 +291,7 @@ class _Run:
         for name in plan.masks:
             mask = self.masks[name + plan.walk.suffix]
             masks += mask.data_ptr(), mask.stride(0) if mask.dim() == 3 else 0, mask.stride(-2)
-        packed = plan.pack(weights, addresses, self.time == 1, self.threads)
+        packed = _pack(plan, weights, addresses, self.time == 1, self.threads)
         self._tasks.append((plan.core, reverse, packed, given, ends, masks, addresses, gradients, begin, end))
 
     def _flush(self) -> None:
@@ -515,3 +515,46 @@ LARGE = 1 << 16
 
 def _whole(tensor: Tensor) -> Tensor:
     return tensor if tensor.is_contiguous() else tensor.contiguous()
+
+
+class _Kept(NamedTuple):
+    """Packed weights, and for which weights they are."""
+
+    owner: weakref.ref[Tensor]
+    isa: str
+    versions: list[int]
+    content: Any  # None: nobody has looked
+    packed: list[_core.Packed]
+
+
+_packed: dict[Any, _Kept] = {}
+
+
+def _pack(
+    plan: plans.Plan, parameters: Sequence[Tensor], addresses: list[int], once: bool, threads: int
+) -> list[_core.Packed]:
+    """The weights in the core's order, anew where they changed; those that a run reads once stay as they are.
+
+    `parameters` are contiguous, and at `addresses`.
+    """
+    if not plan.weights:
+        return []
+    owner = parameters[plan.weights[0]]
+    key = (id(owner), once, plan)
+    found = _packed.get(key)
+    if found is not None and (found.owner() is not owner or found.isa != _core.isa()):
+        found = None
+    content: Any = addresses
+    versions: list[int] = []
+    if not once:
+        # A version that is new tells of a change, and a training step need not look. One that is not tells nothing:
+        # what writes through `.data` leaves it as it is.
+        versions = [-1 if (weight := parameters[k]).is_inference() else weight._version for k in plan.weights]
+        content = None
+        if found is None or found.versions == versions:
+            content = _core.fingerprint([(addresses[k], parameters[k].numel()) for k in plan.weights], threads)
+    if found is None or found.versions != versions or found.content != content:
+        packed = plan.pack(addresses, threads, panels=not once)
+        reference = weakref.ref(owner, lambda _: _packed.pop(key, None))
+        found = _packed[key] = _Kept(reference, _core.isa(), versions, content, packed)
+    return found.packed

@@ -103,6 +103,13 @@ class FrameClassifier(Trained):
 
     kind: ClassVar[str] = "frames"
     About: ClassVar[type] = Answers
+    stages = (
+        ("shift", "mean"),
+        ("scale", "scale"),
+        ("recurrent", "recurrent."),
+        ("linear", "head."),
+        ("log_softmax", ""),
+    )
     about: Answers
     mean: Tensor
     scale: Tensor

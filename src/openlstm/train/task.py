@@ -164,6 +164,8 @@ class Trained(nn.Module, ABC):
 
     kind: ClassVar[str]
     About: ClassVar[type]
+    # What it does at each step, as `stream.STAGES` has it, so that it runs without torch; empty: not step by step.
+    stages: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     def __init__(self, spec: Spec, about: Any, dropout: float = 0.0) -> None:
         super().__init__()
@@ -191,7 +193,10 @@ class Trained(nn.Module, ABC):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one safetensors file, whole or not at all."""
         about = {"task": self.kind, "version": VERSION} | dataclasses.asdict(self.about)
-        file.write(path, self.state_dict(), {"spec": str(self.spec), "task": json.dumps(about)})
+        metadata = {"spec": str(self.spec), "task": json.dumps(about)}
+        if self.stages and not self.spec.bidirectional:
+            metadata["stages"] = json.dumps(self.stages)
+        file.write(path, self.state_dict(), metadata)
 
     @classmethod
     def load(cls: type[M], path: str | os.PathLike[str]) -> M:

@@ -126,6 +126,7 @@ class TextModel(Trained):
 
     kind = "text"
     About = TextAbout
+    stages = (("lookup", "embed.weight"), ("recurrent", "recurrent."), ("linear", "head."))
 
     def __init__(self, spec: Spec, about: TextAbout, dropout: float = 0.0) -> None:
         super().__init__(spec, about, dropout)

@@ -1,19 +1,17 @@
-"""Programs made ready for the native core: where each array is, and weights packed once and kept until they change."""
+"""Programs made ready for the native core: fitted to a layer's sizes, with each array in its place. No torch."""
 
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
-from torch import Tensor
-
-from .. import _core, program
-from ..derivative import Graph
-from ..sections import KINDS, OPERATIONS, Array, Block, Pointwise, Product, Program, Section
-from ..spec import Spec, Walk
+from . import _core, program
+from .derivative import Graph
+from .sections import KINDS, OPERATIONS, Array, Block, Pointwise, Product, Program, Section
+from .spec import Spec, Walk
+from .weights import KINDS as WEIGHTS
 
 FLOAT = 4  # bytes
 
@@ -139,7 +137,8 @@ class Plan:
         column = (spec.output_size(walk.layer) // spec.directions) * walk.reverse
         self._products = [section for section in made.sections if isinstance(section, Product)]
         weights = [b for p in self._products for blocks in (*p.weights, *p.biases) for b in blocks]
-        self._weights = [self.names.index(name) for name in dict.fromkeys(block.parameter for block in weights)]
+        # Which of the names go into products.
+        self.weights = [self.names.index(name) for name in dict.fromkeys(block.parameter for block in weights)]
         sources = sorted(made.outer, key=lambda outer: outer.source)
         biases = {place: block for block, place in reversed(made.sums)}
         outers = [(o.adjoint, o.source, *self._gradient(o.block)) for o in sources]
@@ -212,34 +211,17 @@ class Plan:
         width = self._widths[s.parts[0]]
         return 2, s.sync, width, [], [], list(s.parts), list(s.targets), [], list(s.adjoints), 0
 
-    def pack(self, parameters: Sequence[Tensor], addresses: list[int], once: bool, threads: int) -> list[_core.Packed]:
-        """The weights in the core's order, anew where they changed; those that a run reads once stay as they are.
+    def pack(
+        self, addresses: Sequence[int], threads: int, panels: bool = True, kind: str = "float32"
+    ) -> list[_core.Packed]:
+        """The weights in the core's order. `addresses`: of the parameters, as `names` has them, contiguous float32.
 
-        `parameters` are contiguous, and at `addresses`.
+        Without `panels` nothing is copied: the addresses are read at every run. `kind`: how panels hold weights, one of
+        `weights.KINDS`.
         """
-        if not self._products:
-            return []
-        owner = parameters[self._weights[0]]
-        key = (id(owner), once, self)
-        found = _packed.get(key)
-        if found is not None and (found.owner() is not owner or found.isa != _core.isa()):
-            found = None
-        content: Any = addresses
-        versions: list[int] = []
-        if not once:
-            # A version that is new tells of a change, and a training step need not look. One that is not tells nothing:
-            # what writes through `.data` leaves it as it is.
-            versions = [-1 if (weight := parameters[k]).is_inference() else weight._version for k in self._weights]
-            content = None
-            if found is None or found.versions == versions:
-                content = _core.fingerprint([(addresses[k], parameters[k].numel()) for k in self._weights], threads)
-        if found is None or found.versions != versions or found.content != content:
-            packed = [self._pack(product, addresses, not once, threads) for product in self._products]
-            reference = weakref.ref(owner, lambda _: _packed.pop(key, None))
-            found = _packed[key] = _Kept(reference, _core.isa(), versions, content, packed)
-        return found.packed
+        return [self._pack(product, addresses, panels, threads, kind) for product in self._products]
 
-    def _pack(self, product: Product, addresses: Sequence[int], panels: bool, threads: int) -> _core.Packed:
+    def _pack(self, product: Product, addresses: Sequence[int], panels: bool, threads: int, kind: str) -> _core.Packed:
         def address(block: Block) -> int:
             place = block.k * self._rows[block.parameter] * self._columns(block.parameter)
             return addresses[self.names.index(block.parameter)] + place * FLOAT
@@ -255,17 +237,39 @@ class Plan:
             biases=[[address(block) for block in blocks] for blocks in product.biases],
             panels=panels,
             threads=threads,
+            kind=WEIGHTS.index(kind),
         )
 
 
-class _Kept(NamedTuple):
-    """Packed weights, and for which weights they are."""
+class Linear:
+    """W x + b as the core runs it, for what reads recurrent layers: (O, I) and (O,)."""
 
-    owner: weakref.ref[Tensor]
-    isa: str
-    versions: list[int]
-    content: Any  # None: nobody has looked
-    packed: list[_core.Packed]
+    def __init__(self, inputs: int, outputs: int) -> None:
+        time, product = KINDS.index("time"), 1
+        self.inputs, self.outputs = inputs, outputs
+        self.core = _core.Plan(
+            arrays=[(time, -1, inputs), (time, -1, outputs)],
+            places=[(0, 0, 0, False), (1, 0, 0, False)],
+            sections=[[], [(product, 0, outputs, [], [], [0], [1], [0], [], 0)], []],
+            states=[],
+            outers=[],
+            copies=[],
+            vectors=[],
+            temporaries=0,
+            backward=False,
+        )
 
-
-_packed: dict[Any, _Kept] = {}
+    def pack(self, addresses: Sequence[int], kind: str = "float32") -> list[_core.Packed]:
+        """The weights in the core's order, from the addresses of W and b."""
+        weight, bias = addresses
+        return [
+            _core.Packed(
+                width=self.outputs,
+                depths=[self.inputs],
+                weights=[(weight, self.inputs, 1)],
+                biases=[[bias]],
+                panels=True,
+                threads=1,
+                kind=WEIGHTS.index(kind),
+            )
+        ]

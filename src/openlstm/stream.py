@@ -1,0 +1,402 @@
+"""Streams: a model from a file, run as its input comes, step by step. numpy and safetensors are all it needs, no torch.
+
+    stream = Stream.load("model.safetensors")
+    y = stream.step(x)            # (I,) to (O,), in microseconds
+
+It runs what the file holds: the layers that `openlstm.save` wrote, or a model that `openlstm train` wrote, with what
+stands before its layers and after them (`STAGES`). In float32 the layers give the bits that the module gives for the
+whole sequence at once. Where the native core is not built, numpy computes the same from the same equations.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import file
+from .cells import Numpy
+from .spec import Spec
+from .step import Step
+from .weights import KINDS
+
+try:
+    from . import _core as _built
+    from . import plans
+except ImportError as missing:  # the package without its native part
+    core: ModuleType | None = None
+    why_no_core = str(missing)
+else:
+    core, why_no_core = _built, ""
+
+Floats = NDArray[np.float32]
+State = dict[str, Floats]
+
+# What a model does at each step, in the metadata of its file under "stages": a list of these, each with the name of its
+# array. A file of layers alone has none, and is one "recurrent".
+STAGES = {
+    "lookup": "the row of a matrix that a whole number stands for",
+    "shift": "less a vector, which is repeated where x is longer",
+    "scale": "times a vector, which is repeated where x is longer",
+    "recurrent": "the recurrent layers; its name is what their parameters' names begin with",
+    "linear": "W x + b; its name is what comes before weight and bias",
+    "log_softmax": "logarithms of probabilities",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """What streams share: a file's numbers, and how the core has them."""
+
+    name: str
+    spec: Spec
+    prefix: str  # of the layers' parameters
+    arrays: dict[str, Floats]
+    before: list[Callable[[Any], Any]]
+    heads: list[str]  # linear stages that follow the layers
+    after: list[Callable[[Any], Any]]
+    lookup: int  # rows of the table that x is looked up in, 0: there is none
+    inputs: int  # of one step, where it is not looked up
+    outputs: int
+    layers: list[tuple[Any, ...]] | None = None  # as the core takes them; None: numpy runs
+
+    def parameters(self, suffix: str) -> dict[str, Floats]:
+        """Those of a layer, without prefix and suffix."""
+        names = self.spec.parameters
+        return {n.removesuffix(suffix): self.arrays[self.prefix + n] for n in names if n.endswith(suffix)}
+
+
+class Stream:
+    """One or many streams through a model. Each has a state of its own.
+
+    Stream.load makes one. With batch=None it is one stream, and arrays have no dimension for streams.
+    """
+
+    def __init__(self, model: _Model, batch: int | None, threads: int) -> None:
+        self._model, self.batch, self._threads = model, batch, threads
+        self._lead: tuple[int, ...] = () if batch is None else (batch,)
+        count = 1 if batch is None else batch
+        self._engine: Any = (
+            _Steps(model, count) if model.layers is None else _built.Stream(model.layers, count, threads)
+        )
+        self._states: dict[str, Floats] = dict(zip(model.spec.state_names, self._engine.states(), strict=True))
+        self._plain = not model.before and not model.after
+        self._x_shape, self._y_shape = (*self._lead, model.inputs), (*self._lead, model.outputs)
+        self.reset()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        batch: int | None = None,
+        *,
+        weights: str | None = None,
+        threads: int = 1,
+        backend: str | None = None,
+    ) -> Stream:
+        """The model in a file, at the beginning of its streams.
+
+        batch: so many streams side by side. weights: how the core holds matrices, one of `weights.KINDS`; None: as the
+        file has them. threads: at most, for one step. backend: "core" or "numpy"; None: the core where it is built.
+        Errors: FileNotFoundError; ValueError for a file or a model that cannot be streamed.
+        """
+        if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+            raise ValueError(f"batch is {batch!r}: expected a whole number of at least 1, or None for one stream")
+        if backend not in (None, "core", "numpy"):
+            raise ValueError(f"backend is {backend!r}: expected 'core' or 'numpy', or None for what is there")
+        if backend == "core" and core is None:
+            raise ValueError(f"The native core is not there ({why_no_core}): build it, or take backend='numpy'")
+        arrays, metadata = file.read(path)
+        kind = weights or metadata.get("weights", "float32")
+        if kind not in KINDS:
+            raise ValueError(f"weights is {kind!r}: expected one of {', '.join(KINDS)}")
+        native = core is not None and backend != "numpy"
+        if not native and kind != "float32" and weights:
+            raise ValueError(f"numpy computes with float32 only, not with weights={weights!r}: leave it out")
+        return cls(_model(os.fspath(path), arrays, metadata, kind if native else None), batch, threads)
+
+    @property
+    def spec(self) -> Spec:
+        """The recurrent layers."""
+        return self._model.spec
+
+    @property
+    def backend(self) -> str:
+        """What computes: "core" or "numpy"."""
+        return "numpy" if self._model.layers is None else "core"
+
+    def step(self, x: Any, out: Floats | None = None, which: Sequence[int] | None = None) -> Floats:
+        """One step: x (I,) or (N, I), or whole numbers () or (N,) where the model looks them up, to (O,) or (N, O).
+
+        out: where to put the result, float32; nothing is then allocated. which: the streams that take the step, and the
+        others stay where they are; x has one row for each. Errors: ValueError.
+        """
+        if self._plain and which is None:
+            y: Floats = np.empty(self._y_shape, np.float32) if out is None else out
+            if (
+                type(x) is np.ndarray
+                and x.dtype == np.float32
+                and x.shape == self._x_shape
+                and _holds(y, self._y_shape)
+            ):
+                self._engine.step(x, y)
+                return y
+        chosen = None if which is None else self._chosen(which)
+        lead = self._lead if chosen is None else chosen.shape
+        x = self._given(x, lead)
+        shape = (*lead, self._model.outputs)
+        if out is not None and not _holds(out, shape):
+            raise ValueError(f"out is {_told(out)}: expected float32 of shape {shape}, contiguous")
+        y = np.empty(shape, np.float32)
+        if chosen is None:
+            self._engine.step(x, y)
+        else:
+            self._engine.step_some(x, y, chosen)
+        y = self._after(y)
+        if out is None:
+            return y
+        out[...] = y
+        return out
+
+    def run(self, chunk: Any) -> Floats:
+        """Many steps: (T, I) or (T, N, I), whole numbers (T,) or (T, N), to (T, O) or (T, N, O). Errors: ValueError."""
+        time = len(chunk)
+        lead = (time, *self._lead)
+        x = self._given(chunk, lead)
+        y: Floats = np.empty((*lead, self._model.outputs), np.float32)
+        self._engine.run(time, x, y)
+        return self._after(y)
+
+    def reset(self, which: Sequence[int] | None = None) -> None:
+        """Puts streams, or all, back to their beginning."""
+        rows: Any = slice(None) if which is None else self._chosen(which)
+        for name, state in self._states.items():
+            learned = self._model.arrays.get(f"{self._model.prefix}initial_{name}")
+            state[rows] = 0.0 if learned is None else learned
+
+    @property
+    def state(self) -> State:
+        """Where all streams are: a copy of each state, (n,) or (N, n), by its name (h_l0, c_l0, h_l1, ...).
+
+        Set it, and they go on from there, with the same bits. Errors: ValueError.
+        """
+        return {name: (state if self._lead else state[0]).copy() for name, state in self._states.items()}
+
+    @state.setter
+    def state(self, given: Mapping[str, Any]) -> None:
+        if given.keys() != self._states.keys():
+            raise ValueError(f"state has {', '.join(given) or 'nothing'}: expected {', '.join(self._states)}")
+        found = {name: np.asarray(array) for name, array in given.items()}
+        for name, array in found.items():
+            shape = (*self._lead, self._states[name].shape[1])
+            if array.dtype != np.float32 or array.shape != shape:
+                raise ValueError(f"state '{name}' is {_told(array)}: expected float32 of shape {shape}")
+        for name, array in found.items():
+            self._states[name][...] = array
+
+    def fork(self, which: Sequence[int] | None = None) -> Stream:
+        """New streams with the same weights that begin where these are; `which`: where each new one begins.
+
+        >>> # beams = stream.fork([0, 0, 0]) follows three ways from the same place
+        """
+        if which is None:
+            other = Stream(self._model, self.batch, self._threads)
+            rows: Any = slice(None)
+        else:
+            rows = self._chosen(which)
+            other = Stream(self._model, len(rows), self._threads)
+        for name, state in self._states.items():
+            other._states[name][...] = state[rows]
+        return other
+
+    def __copy__(self) -> Stream:
+        return self.fork()
+
+    def __repr__(self) -> str:
+        streams = "one stream" if self.batch is None else f"{self.batch} streams"
+        return f"Stream({self._model.name}: {self.spec}, {streams}, {self.backend})"
+
+    def _chosen(self, which: Sequence[int]) -> NDArray[np.int32]:
+        count = self.batch or 1
+        found = np.asarray(which) if len(which) else np.empty(0, np.int32)
+        if (
+            found.ndim != 1
+            or found.dtype.kind not in "iu"
+            or (len(found) and not 0 <= found.min() <= found.max() < count)
+        ):
+            raise ValueError(f"which is {which!r}: expected a list of numbers of streams, 0 to {count - 1}")
+        return np.ascontiguousarray(found, np.int32)
+
+    def _given(self, x: Any, lead: tuple[int, ...]) -> Any:
+        """What the layers read."""
+        model = self._model
+        found = np.asarray(x)
+        shape = lead if model.lookup else (*lead, model.inputs)
+        kinds = "iu" if model.lookup else "fiu"
+        if found.shape != shape or found.dtype.kind not in kinds:
+            what = "whole numbers" if model.lookup else "numbers"
+            raise ValueError(f"x is {_told(found)}: expected {what} of shape {shape}")
+        if model.lookup and found.size and not 0 <= found.min() <= found.max() < model.lookup:
+            raise ValueError(f"x has numbers from {found.min()} to {found.max()}: expected 0 to {model.lookup - 1}")
+        for stage in model.before:
+            found = stage(found)
+        return np.ascontiguousarray(found, np.float32)
+
+    def _after(self, y: Floats) -> Floats:
+        for stage in self._model.after:
+            y = stage(y)
+        return y
+
+
+def _holds(array: Any, shape: tuple[int, ...]) -> bool:
+    """Can the engine write there."""
+    if type(array) is not np.ndarray or array.dtype != np.float32 or array.shape != shape:
+        return False
+    return array.flags.c_contiguous and array.flags.writeable
+
+
+def _told(array: Any) -> str:
+    found = np.asarray(array)
+    return f"{found.dtype} of shape {found.shape}"
+
+
+def _model(name: str, arrays: dict[str, Any], metadata: Mapping[str, str], kind: str | None) -> _Model:
+    """From what a file holds. kind: how the core holds weights; None: numpy runs. Errors: ValueError."""
+    spec = file.read_spec(name, metadata)
+    if spec.bidirectional:
+        raise ValueError(f"'{name}' has layers that read from the end too: what comes step by step has no end yet")
+    stages = _stages(name, metadata)
+    at = [word for word, *_ in stages].index("recurrent")
+    prefix = stages[at][1]
+    own = {n: arrays.get(prefix + n) for n in spec.parameters}
+    file.match(name, spec, {n: array for n, array in own.items() if array is not None})
+    arrays = {n: np.ascontiguousarray(array, np.float32) for n, array in arrays.items()}
+    before: list[Callable[[Any], Any]] = []
+    lookup, inputs = 0, spec.input_size
+
+    def array(of: str, dimensions: int, last: int | None = None) -> Any:
+        found = arrays.get(of)
+        if found is None or found.ndim != dimensions or (last is not None and found.shape[-1] != last):
+            raise ValueError(
+                f"'{name}' does not fit its stages: {of} is {'missing' if found is None else _told(found)}"
+            )
+        return found
+
+    for word, of in stages[:at]:
+        if word == "lookup":
+            table = array(of, 2, spec.input_size)
+            lookup = len(table)
+            before.append(table.__getitem__)
+        elif word in ("shift", "scale"):
+            vector = array(of, 1)
+            if not len(vector) or inputs % len(vector):
+                raise ValueError(f"'{name}' does not fit its stages: {of} is {_told(vector)}, x has {inputs} numbers")
+            whole = np.tile(vector, inputs // len(vector))
+            before.append(partial(np.add, -whole) if word == "shift" else partial(np.multiply, whole))
+        else:
+            raise ValueError(f"'{name}' has the stage {word!r} before its layers: expected it after them")
+    heads: list[str] = []
+    after: list[Callable[[Any], Any]] = []
+    outputs = spec.output_size()
+    for word, of in stages[at + 1 :]:
+        if word == "linear" and not after:
+            outputs = len(array(of + "weight", 2, outputs))
+            if len(array(of + "bias", 1)) != outputs:
+                raise ValueError(f"'{name}' does not fit its stages: {of}bias is {_told(arrays[of + 'bias'])}")
+            heads.append(of)
+        elif word == "log_softmax":
+            after.append(_log_softmax)
+        else:
+            raise ValueError(f"'{name}' has the stage {word!r} after its layers: expected linear, then log_softmax")
+    model = _Model(name, spec, prefix, arrays, before, heads, after, lookup, inputs, outputs)
+    return model if kind is None else replace(model, layers=_layers(model, kind))
+
+
+def _stages(name: str, metadata: Mapping[str, str]) -> list[tuple[str, str]]:
+    if "task" in metadata and "stages" not in metadata:
+        raise ValueError(
+            f"'{name}' is a model that cannot be streamed: it reads all of its input before it says anything"
+        )
+    try:
+        given = json.loads(metadata.get("stages", '[["recurrent", ""]]'))
+        found = [(str(word), str(more[0]) if more else "") for word, *more in given]
+    except (ValueError, TypeError):
+        found = []
+    words = [word for word, _ in found]
+    if words.count("recurrent") != 1 or not set(words) <= STAGES.keys():
+        raise ValueError(f"'{name}' has stages that this openlstm cannot run: expected one 'recurrent' among {words}")
+    return found
+
+
+def _log_softmax(y: Floats) -> Floats:
+    below = y - y.max(-1, keepdims=True)
+    found: Floats = below - np.log(np.exp(below).sum(-1, keepdims=True))
+    return found
+
+
+def _layers(model: _Model, kind: str) -> list[tuple[Any, ...]]:
+    """As _core.Stream takes them. What it has the addresses of, `model.arrays` keeps."""
+    spec, found = model.spec, []
+    for walks in plans.forward(spec, frozenset(), False, False, frozenset()):
+        for plan in walks:
+            walk = plan.walk
+            own = model.parameters(walk.suffix)
+            addresses = [own[name].ctypes.data for name in plan.names]
+            sizes = list(spec.state_sizes(walk).values())
+            residual = spec.residual and walk.layer > 0
+            packed = plan.pack(addresses, 1, kind=kind)
+            outputs = spec.output_size(walk.layer)
+            found.append((plan.core, packed, addresses, walk.input_size, outputs, sizes, residual))
+    width = spec.output_size()
+    for head in model.heads:
+        weight, bias = model.arrays[head + "weight"], model.arrays[head + "bias"]
+        linear = plans.Linear(width, len(weight))
+        addresses = [weight.ctypes.data, bias.ctypes.data]
+        found.append((linear.core, linear.pack(addresses, kind), addresses, width, len(weight), [], False))
+        width = len(weight)
+    return found
+
+
+class _Steps:
+    """The same as _core.Stream, in numpy."""
+
+    def __init__(self, model: _Model, batch: int) -> None:
+        spec, self.model = model.spec, model
+        self.walks = [(walk, Step(spec, walk, model.parameters(walk.suffix), Numpy)) for walk in spec.walks]
+        self.kept = [
+            {name: np.zeros((batch, size), np.float32) for name, size in spec.state_sizes(walk).items()}
+            for walk in spec.walks
+        ]
+        rates = {name: getattr(spec, f"zoneout_{name}", 0.0) for name in spec.definition.states}
+        self.masks = {f"zoneout_{name}": np.float32(rate) for name, rate in rates.items() if rate}
+
+    def states(self) -> list[Floats]:
+        return [state for states in self.kept for state in states.values()]
+
+    def step(self, x: Floats, y: Floats) -> None:
+        self._step(x, y, slice(None))
+
+    def step_some(self, x: Floats, y: Floats, which: NDArray[np.int32]) -> None:
+        self._step(x, y, which)
+
+    def run(self, time: int, x: Floats, y: Floats) -> None:
+        for t in range(time):
+            self._step(x[t], y[t], slice(None))
+
+    def _step(self, x: Floats, y: Floats, rows: Any) -> None:
+        found: Any = x.reshape(-1, self.model.inputs)
+        for (walk, step), states in zip(self.walks, self.kept, strict=True):
+            _, new, out = step(step.inputs(found), {name: state[rows] for name, state in states.items()}, self.masks)
+            for name, state in states.items():
+                state[rows] = new[name]
+            found = out + found if self.model.spec.residual and walk.layer else out
+        for head in self.model.heads:
+            found = Numpy.linear(found, self.model.arrays[head + "weight"], self.model.arrays[head + "bias"])
+        y[...] = found.reshape(y.shape)

@@ -1,0 +1,288 @@
+"""Streams give what the modules give, with the same bits, without torch; whatever is wrong gets one sentence."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from cases import OPTIONS, text
+
+import openlstm
+from openlstm import Stream, file, nn
+from openlstm.spec import Spec
+from openlstm.stream import core
+
+CASES = [text(cell, option) for cell, options in OPTIONS.items() for option in options if option != "bidirectional"]
+CASES += ["lstm(3, 70, 40)", "gru(5, 33, 33; residual)", "lstm(40, 300; proj_size=70)"]
+T, N = 7, 5
+
+
+def layer(spec: str, seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    module = nn.of(Spec.parse(spec)).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return module
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "m.safetensors"
+
+
+def given(module, *lead: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(*lead, module.spec.input_size)).astype(np.float32)
+
+
+@pytest.mark.parametrize("spec", CASES)
+def test_steps_are_the_bits_of_the_whole(spec, path):
+    module = layer(spec)
+    openlstm.save(module, path)
+    x = given(module, T, N)
+    batched = torch.from_numpy(x if not module.spec.batch_first else x.transpose(1, 0, 2).copy())
+    with torch.no_grad(), openlstm.backend("cpu"):
+        y, _ = module(batched)
+    expected = y.numpy()
+    stream = Stream.load(path, N)
+    assert stream.backend == "core" and stream.spec == module.spec
+    np.testing.assert_array_equal(np.stack([stream.step(row) for row in x]), expected)
+    stream.reset()
+    np.testing.assert_array_equal(stream.run(x), expected)
+    one = Stream.load(path)
+    np.testing.assert_array_equal(np.stack([one.step(row) for row in x[:, 3]]), expected[:, 3])
+    one.reset()
+    np.testing.assert_array_equal(
+        np.concatenate([one.run(x[:5, 3]), one.run(x[5:6, 3]), one.run(x[6:, 3])]), expected[:, 3]
+    )
+    plain = Stream.load(path, N, backend="numpy")
+    assert plain.backend == "numpy"
+    np.testing.assert_allclose(np.stack([plain.step(row) for row in x]), expected, rtol=2e-5, atol=1e-5)
+    plain.reset()
+    np.testing.assert_allclose(plain.run(x), expected, rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["core", "numpy"])
+def test_each_stream_has_its_own_state(path, backend):
+    module = layer("lstm(3, 6, 6; learned_state)")
+    openlstm.save(module, path)
+    x = given(module, T, N)
+    alone = [Stream.load(path, backend=backend) for _ in range(N)]
+    both = Stream.load(path, N, backend=backend)
+    close = np.testing.assert_array_equal if backend == "core" else np.testing.assert_allclose
+    for t, some in enumerate(([0, 3], [3], [4, 0, 1], [], [2], [1, 3], [0, 1, 2, 3, 4])):
+        y = both.step(x[t, some], which=some)
+        assert y.shape == (len(some), 6)
+        for k, row in zip(some, y, strict=True):
+            close(row, alone[k].step(x[t, k]))
+    both.reset([1, 4])
+    fresh = Stream.load(path, backend=backend)
+    for k in range(N):
+        expected = (fresh if k in (1, 4) else alone[k]).state
+        for name, state in both.state.items():
+            close(state[k], expected[name])
+    ways = both.fork([2, 2])
+    assert ways.batch == 2
+    close(ways.step(x[0, [0, 1]])[1], alone[2].step(x[0, 1]))
+
+
+@pytest.mark.parametrize("backend", ["core", "numpy"])
+def test_a_state_is_restored_exactly(path, tmp_path, backend):
+    module = layer("gru(3, 6, 4)")
+    openlstm.save(module, path)
+    x = given(module, T)
+    stream = Stream.load(path, backend=backend)
+    stream.run(x[:3])
+    np.savez(tmp_path / "state.npz", **stream.state)
+    fork = stream.fork()
+    expected = stream.run(x[3:])
+    with np.load(tmp_path / "state.npz") as saved:
+        again = Stream.load(path, backend=backend)
+        again.state = dict(saved)
+    np.testing.assert_array_equal(again.run(x[3:]), expected)
+    np.testing.assert_array_equal(fork.run(x[3:]), expected)  # and the first was not touched by it
+    assert list(stream.state) == ["h_l0", "h_l1"] and stream.state["h_l1"].shape == (4,)
+
+
+def test_many_streams_are_computed_in_blocks(path):
+    module = layer("lstm(3, 5, 5; residual)")
+    openlstm.save(module, path)
+    x = given(module, 2, 700)
+    many = Stream.load(path, 700, threads=2)
+    with torch.no_grad(), openlstm.backend("cpu"):
+        expected = module(torch.from_numpy(x))[0].numpy()
+    np.testing.assert_array_equal(np.stack([many.step(row) for row in x]), expected)
+    some = np.random.default_rng(0).permutation(700)[:600]
+    many.reset()
+    np.testing.assert_array_equal(many.step(x[0][some], which=some), expected[0][some])
+    np.testing.assert_array_equal(many.step(x[1][some], which=some), expected[1][some])
+
+
+def test_nothing_is_allocated_for_the_result(path):
+    module = layer("lstm(3, 6)")
+    openlstm.save(module, path)
+    x = given(module, 2)
+    stream, out = Stream.load(path), np.zeros(6, np.float32)
+    assert stream.step(x[0], out) is out
+    np.testing.assert_array_equal(out, Stream.load(path).step(x[0]))
+    rows = np.zeros((1, 6), np.float32)
+    other = Stream.load(path, 1)
+    assert other.step(x[:1], out=rows, which=[0]) is rows
+    np.testing.assert_array_equal(rows[0], out)
+
+
+@pytest.mark.skipif(core is None, reason="the core is not built")
+@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+@pytest.mark.parametrize("spec", CASES)
+def test_small_weights_are_those_that_are_told(spec, kind, path):
+    """The core with small weights is near the module with the weights that these stand for."""
+    from openlstm.weights import narrow, widen
+
+    module = layer(spec)
+    openlstm.save(module, path)
+    x = given(module, T, N)
+    arrays = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    # The core has a scale for each row of each gate's block of each matrix, as `narrow` has.
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in widen(narrow(arrays, kind)).items()})
+    with torch.no_grad(), openlstm.backend("cpu"):
+        expected = module(torch.from_numpy(x))[0].numpy()
+    stream = Stream.load(path, N, weights=kind)
+    found = np.stack([stream.step(row) for row in x])
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=5e-6)
+    stream.reset()
+    np.testing.assert_array_equal(stream.run(x), found)
+    one = Stream.load(path, weights=kind)
+    np.testing.assert_array_equal(one.run(x[:, 2]), found[:, 2])
+
+
+WITHOUT = """
+import sys
+for name in ("torch", "lightning", "pandas"): sys.modules[name] = None
+{more}
+import numpy as np
+from openlstm import Stream
+stream = Stream.load({path!r}, {batch})
+x = np.load({x!r})
+np.save({out!r}, np.stack([stream.step(row) for row in x]))
+print(stream.backend, *sorted({{"torch", "scipy", "typer"}} & {{n for n, m in sys.modules.items() if m}}))
+"""
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_without_torch(path, tmp_path, native):
+    module = layer("lstm(3, 6, 6; peephole=diagonal, layer_norm, residual)")
+    openlstm.save(module, path)
+    x = given(module, T, N)
+    np.save(tmp_path / "x.npy", x)
+    more = "" if native else "sys.modules['openlstm._core'] = None"
+    code = WITHOUT.format(path=str(path), batch=N, x=str(tmp_path / "x.npy"), out=str(tmp_path / "y.npy"), more=more)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.strip(), done.stderr) == ("core" if native else "numpy", "")
+    found, expected = np.load(tmp_path / "y.npy"), Stream.load(path, N).run(x)
+    if native:
+        np.testing.assert_array_equal(found, expected)
+    else:
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["core", "numpy"])
+def test_a_trained_model_of_text(path, backend):
+    from openlstm.train.text import TextAbout, TextModel
+
+    torch.manual_seed(0)
+    model = TextModel(Spec.of("lstm", 4, 9, forget_bias=1.0), TextAbout("\n abc", 4)).eval()
+    model.save(path)
+    ids = np.random.default_rng(0).integers(0, 5, (T, N))
+    with torch.no_grad():
+        expected = model(torch.from_numpy(ids))[0].numpy()
+    stream = Stream.load(path, N, backend=backend)
+    np.testing.assert_allclose(np.stack([stream.step(row) for row in ids]), expected, rtol=1e-5, atol=1e-6)
+    one = Stream.load(path, backend=backend)
+    np.testing.assert_allclose(np.stack([one.step(k) for k in ids[:, 1]]), expected[:, 1], rtol=1e-5, atol=1e-6)
+    for wrong, told in ((5, "x has numbers from 5 to 5: expected 0 to 4"), (0.5, "x is float64 of shape (): expected")):
+        with pytest.raises(ValueError) as error:
+            one.step(wrong)
+        assert str(error.value).startswith(told)
+
+
+@pytest.mark.parametrize("backend", ["core", "numpy"])
+def test_a_trained_model_of_frames(path, backend):
+    from openlstm.train.frames import Answers, FrameClassifier
+
+    torch.manual_seed(0)
+    about = Answers(("a", "b", "c"), (1, 2, 3), "frame", 2, stack=2)
+    model = FrameClassifier(Spec.of("gru", 4, 6), about).eval()
+    with torch.no_grad():
+        model.mean.copy_(torch.tensor([3.0, -1.0]))
+        model.scale.copy_(torch.tensor([0.5, 2.0]))
+    model.save(path)
+    x = given(model, T, N)
+    with torch.no_grad():
+        expected = model.head(model(torch.from_numpy(x))[0]).log_softmax(-1).numpy()
+    stream = Stream.load(path, N, backend=backend)
+    np.testing.assert_allclose(stream.run(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def message(call) -> str:
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        call()
+    return str(error.value)
+
+
+def test_what_cannot_be_streamed(path, tmp_path):
+    assert message(lambda: Stream.load(tmp_path / "none")).startswith("There is no model file ")
+    openlstm.save(layer("lstm(3, 5; bidirectional)"), path)
+    assert "has layers that read from the end too" in message(lambda: Stream.load(path))
+    module = layer("lstm(3, 5)")
+    openlstm.save(module, path)
+    for options, told in (
+        ({"batch": 0}, "batch is 0: expected a whole number of at least 1"),
+        ({"weights": "int4"}, "weights is 'int4': expected one of float32, bfloat16, int8"),
+        ({"backend": "gpu"}, "backend is 'gpu': expected 'core' or 'numpy'"),
+        ({"backend": "numpy", "weights": "int8"}, "numpy computes with float32 only"),
+    ):
+        assert message(lambda options=options: Stream.load(path, **options)).startswith(told)
+    stream = Stream.load(path, 2)
+    x = np.zeros((2, 3), np.float32)
+    for call, told in (
+        (lambda: stream.step(x[0]), "x is float32 of shape (3,): expected numbers of shape (2, 3)"),
+        (lambda: stream.step(x.astype(complex)), "x is complex128 of shape (2, 3): expected numbers"),
+        (lambda: stream.step(x, out=np.zeros((2, 4), np.float32)), "out is float32 of shape (2, 4): expected"),
+        (lambda: stream.step(x, out=np.zeros((2, 5))), "out is float64 of shape (2, 5): expected float32"),
+        (lambda: stream.step(x, which=[0, 2]), "which is [0, 2]: expected a list of numbers of streams, 0 to 1"),
+        (lambda: stream.step(x, which=[-1, 0]), "which is [-1, 0]: expected"),
+        (lambda: stream.run(x), "x is float32 of shape (2, 3): expected numbers of shape (2, 2, 3)"),
+        (lambda: setattr(stream, "state", {}), "state has nothing: expected h_l0, c_l0"),
+        (
+            lambda: setattr(stream, "state", stream.state | {"h_l0": np.zeros(5)}),
+            "state 'h_l0' is float64 of shape (5,)",
+        ),
+    ):
+        assert message(call).startswith(told), message(call)
+    np.testing.assert_array_equal(stream.step(x.astype(np.float64)[:, ::1]), Stream.load(path, 2).step(x))
+
+
+def test_a_file_with_wrong_stages(path):
+    arrays, metadata = {name: t.numpy() for name, t in layer("lstm(3, 5)").state_dict().items()}, {"spec": "lstm(3, 5)"}
+
+    def told(stages: object, **more: np.ndarray) -> str:
+        kept = stages if isinstance(stages, str) else json.dumps(stages)
+        file.write(path, arrays | more, metadata | {"stages": kept})
+        return message(lambda: Stream.load(path)).replace(str(path), "m")
+
+    for wrong in ("{", "[]", '[["recurrent", ""], ["recurrent", ""]]', '[["eval", "1"], ["recurrent", ""]]', "[1]"):
+        assert told(wrong).startswith("'m' has stages that this openlstm cannot run: expected one 'recurrent' among")
+    assert told([["lookup", "e"], ["recurrent", ""]]) == "'m' does not fit its stages: e is missing"
+    matrix = np.zeros((4, 2), np.float32)
+    assert told([["lookup", "e"], ["recurrent", ""]], e=matrix).startswith("'m' does not fit its stages: e is float32")
+    assert told([["shift", "e"], ["recurrent", ""]], e=matrix[:2, 0]).startswith("'m' does not fit its stages: e is")
+    assert told([["recurrent", ""], ["linear", "h."]], **{"h.weight": matrix}).startswith("'m' does not fit its stages")
+    assert "before its layers" in told([["linear", "h."], ["recurrent", ""]])
+    assert "after its layers" in told([["recurrent", ""], ["lookup", "e"]], e=matrix)
+    assert "does not fit its spec" in told([["recurrent", "other."]])
+    file.write(path, arrays, metadata | {"task": "{}"})
+    assert "cannot be streamed" in message(lambda: Stream.load(path))
