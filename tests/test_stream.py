@@ -286,3 +286,73 @@ def test_a_file_with_wrong_stages(path):
     assert "does not fit its spec" in told([["recurrent", "other."]])
     file.write(path, arrays, metadata | {"task": "{}"})
     assert "cannot be streamed" in message(lambda: Stream.load(path))
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+def test_a_small_file(path, tmp_path, kind):
+    """It streams with its small weights, and everything else reads the floats that they stand for."""
+    module = layer("lstm(30, 40; peephole=diagonal)")
+    openlstm.save(module, path)
+    small = tmp_path / "small.safetensors"
+    file.narrow(path, small, kind)
+    assert small.stat().st_size < path.stat().st_size * {"bfloat16": 0.6, "int8": 0.4}[kind]
+    x = given(module, T, N)
+    again = openlstm.load(small)
+    assert again.spec == module.spec
+    for name, tensor in module.state_dict().items():
+        error = (again.state_dict()[name] - tensor).abs().max() / tensor.abs().max()
+        assert error <= {"bfloat16": 2**-8, "int8": 1 / 253}[kind] and (tensor.dim() == 2 or error == 0)
+    found = Stream.load(small, N).run(x)
+    np.testing.assert_array_equal(found, Stream.load(path, N, weights=kind).run(x))
+    np.testing.assert_allclose(Stream.load(small, N, weights="float32").run(x), found, rtol=2e-5, atol=5e-6)
+    np.testing.assert_allclose(Stream.load(small, N, backend="numpy").run(x), found, rtol=2e-5, atol=1e-5)
+
+
+def test_a_small_file_that_does_not_fit(path):
+    module = layer("lstm(3, 5)")
+    openlstm.save(module, path)
+    arrays, metadata = file.read(path)
+    for wrong in (
+        {"weight_ih_l0": arrays["weight_ih_l0"].astype(np.int8)},
+        {"weight_ih_l0": arrays["weight_ih_l0"].astype(np.int8), "weight_ih_l0 scale": np.ones(3, np.float32)},
+        {"weight_ih_l0 scale": np.ones(20, np.float32)},
+    ):
+        file.write(path, arrays | wrong, metadata | {"weights": "int8"})
+        for load in (openlstm.load, Stream.load):
+            assert message(lambda load=load: load(path)).startswith(f"'{path}' has small weights that do not fit: ")
+    file.write(path, arrays, metadata | {"weights": "int4"})
+    assert "weights is 'int4'" in message(lambda: Stream.load(path))
+    arrays["weight_ih_l0"][0, 0] = np.nan
+    file.write(path, arrays, metadata)
+    assert "not finite" in message(lambda: file.narrow(path, path, "int8"))
+
+
+def test_quantize_says_what_changes(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from openlstm.cli import app
+    from openlstm.train.config import FramesConfig
+    from openlstm.train.runs import fit
+
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    x = random.normal(size=(600, 4)).astype(np.float32)
+    np.savez("f.npz", x=x, lengths=np.full(60, 10), y=(x[:, 0] > 0).astype(int))
+    fit(FramesConfig(hidden=8, epochs=2), ["f.npz"], "run")
+    openlstm.save(layer("lstm(3, 5)"), "layer.safetensors")
+
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(app, ["quantize", *arguments])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    text = run("run/model.safetensors", "f.npz")
+    assert (
+        "Wrote run/model.int8.safetensors" in text
+        and "cross-entropy" in text
+        and "accuracy" not in text.split("cross")[0][-9:]
+    )
+    text = run("layer.safetensors", "--weights", "bfloat16", "-o", "small.safetensors")
+    assert "Wrote small.safetensors" in text and "On random input the outputs change by" in text
+    done = CliRunner().invoke(app, ["quantize", "layer.safetensors", "--weights", "int4"])
+    assert (done.exit_code, done.output) == (2, "Error: weights is 'int4': expected int8 or bfloat16.\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated, Any
@@ -132,13 +133,73 @@ def describe(
     if "(" in model and not Path(model).exists():
         spec = Spec.parse(model)
     elif Path(model).is_file():
-        # numpy has no bfloat16, so torch reads where there is torch.
         spec = file.read_spec(model, file.read_metadata(model))
     else:
         raise FileNotFoundError(
             f"There is no model file '{model}': give a file that openlstm wrote, or a form such as 'lstm(40, 512)'"
         )
     typer.echo(str(describe_spec(spec, time, batch, outputs)))
+
+
+@app.command()
+def quantize(
+    model: Annotated[Path, typer.Argument(help="A model file.", show_default=False)],
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Data with the truth, to score a trained model before and after.", show_default="none"),
+    ] = None,
+    weights: Annotated[str, typer.Option(help="What matrices become.", metavar="int8|bfloat16")] = "int8",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The file to write.", show_default="MODEL.int8.safetensors")
+    ] = None,
+) -> None:
+    """Write a model with small weights, and say what that changes.
+
+    The small model is for `openlstm.Stream`, which computes with small weights; everything else reads it as the floats
+    that they stand for.
+    """
+    import numpy as np
+    from rich.table import Table
+
+    from . import file
+    from .stream import Stream
+
+    if weights not in ("int8", "bfloat16"):
+        raise ValueError(f"weights is '{weights}': expected int8 or bfloat16")
+    target = out or model.with_name(f"{model.name.removesuffix('.safetensors')}.{weights}.safetensors")
+    metadata = file.read_metadata(model)
+    if metadata.get("kind") == "trace":
+        raise ValueError(f"'{model}' is a trace: give a model")
+    file.narrow(model, target, weights)
+    sizes = [path.stat().st_size for path in (model, target)]
+    console = Console(highlight=False)
+    console.print(f"Wrote {target}: {sizes[1] / 1e6:.2f} MB, {sizes[0] / sizes[1]:.1f} times smaller", soft_wrap=True)
+    spec = file.read_spec(model, metadata)
+    if not data and not spec.bidirectional and "task" not in metadata:
+        x = np.random.default_rng(0).standard_normal((200, spec.input_size)).astype(np.float32)
+        before, after = (Stream.load(path).run(x) for path in (model, target))
+        error = float(np.sqrt(np.mean((after - before) ** 2)))
+        size = float(np.sqrt(np.mean(before**2)))
+        console.print(f"On random input the outputs change by {error:.2g}, which is {error / size:.2%} of their size")
+    if data:
+        from .train.task import load
+
+        found = [load(path) for path in (model, target)]
+        scores = [dict(_scores(each.evaluate(each.read(data)).metrics)) for each in found]
+        table = Table("score", "before", "after", title="What changes")
+        for name in scores[0]:
+            if scores[0][name] != scores[1].get(name):
+                table.add_row(name, *(f"{each[name]:.5g}" for each in scores))
+        console.print(table if table.rows else "No score changes")
+
+
+def _scores(metrics: dict[str, Any], name: str = "") -> Iterator[tuple[str, float]]:
+    """All numbers of a model's metrics, under the names on the way to them."""
+    for key, value in metrics.items():
+        if isinstance(value, dict):
+            yield from _scores(value, f"{name}{key}, ")
+        elif isinstance(value, (int, float)):
+            yield name + key, value
 
 
 @app.command()

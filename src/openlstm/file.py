@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_numpy
 
+from . import weights
 from .spec import Spec
 
 VERSION = "1"  # of the format, under the metadata key "openlstm"
@@ -74,9 +75,27 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 def read(path: str | os.PathLike[str], framework: str = "numpy") -> tuple[dict[str, Any], dict[str, str]]:
     """The arrays, of "numpy" or "torch", and the metadata of a file that openlstm wrote.
 
+    Small weights (`narrow`) come as the floats that they stand for.
     Errors: FileNotFoundError; ValueError for a file that is broken, foreign, or from a later version.
     """
-    return _read(path, {"numpy": "np", "torch": "pt"}[framework], arrays=True)
+    if read_metadata(path).get("weights", "float32") == "float32":
+        return _read(path, {"numpy": "np", "torch": "pt"}[framework], arrays=True)
+    small, metadata = _read(path, "np", arrays=True)
+    try:
+        wide = weights.widen(small)
+    except ValueError as error:
+        raise ValueError(f"'{path}' has small weights that do not fit: {error}") from None
+    if framework == "numpy":
+        return wide, metadata
+    import torch
+
+    return {name: torch.from_numpy(array) for name, array in wide.items()}, metadata
+
+
+def narrow(path: str | os.PathLike[str], out: str | os.PathLike[str], kind: str) -> None:
+    """Writes a model again with its matrices as `kind` of weights.KINDS. Errors: as `read` and `write` have them."""
+    arrays, metadata = read(path)
+    write(out, weights.narrow(arrays, kind), {**metadata, "weights": kind})
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
