@@ -58,7 +58,8 @@ FN std::uint16_t narrow(float x) {
   return static_cast<std::uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
-// The scale of each unit of a panel: its greatest weight becomes 127.
+// The scale of each unit of a panel: its greatest weight becomes 127. It is rounded up to 16 bits, so that a weight times
+// its scale is exact, and what was made small once is the same when it is made small again.
 void find_scales(const Matrix &m, int p) {
   const int blocks = blocks_in_panel(m.targets), last = smaller(m.width, (p + 1) * blocks * N);
   for (int s = 0; s < m.sources; s++)
@@ -70,7 +71,11 @@ void find_scales(const Matrix &m, int p) {
           const float size = fabsf(weight.at[u * weight.unit + k * weight.term]);
           most = size > most ? size : most;
         }
-        m.scales[Long(s * m.targets + g) * m.width + u] = most / 127;
+        most /= 127;
+        std::uint32_t bits;
+        std::memcpy(&bits, &most, sizeof bits);
+        bits = (bits + 0xFF) & ~0xFFu;
+        std::memcpy(&m.scales[Long(s * m.targets + g) * m.width + u], &bits, sizeof bits);
       }
 }
 
@@ -152,18 +157,19 @@ FN void place(const Rows &r, const W *w, Long wide, Long panels, int panel, int 
       const Long add_row = adds ? r.target_row[g] : 0;
       float *to = r.target[g] + row * r.target_row[g] + u;
       const float *from = adds ? to : r.matrix->biases + Long(g) * width + u;
+      V scale = set(1);
       if (sizeof(W) == 1) {
         const float *at = r.scales + Long(g) * width + u;
-        const V scale = n >= N ? load(at) : part_load(at, n);
-        UNROLL
-        for (int m = 0; m < M; m++) sums[m][p * V_ + v] = mul(sums[m][p * V_ + v], scale);
+        scale = n >= N ? load(at) : part_load(at, n);
       }
       UNROLL
       for (int m = 0; m < M; m++, to += r.target_row[g], from += add_row) {
+        const V sum = sums[m][p * V_ + v], before = n >= N ? load(from) : part_load(from, n);
+        const V value = sizeof(W) == 1 ? fma(sum, scale, before) : add(before, sum);
         if (n >= N)
-          store(to, add(load(from), sums[m][p * V_ + v]));
+          store(to, value);
         else
-          part_store(to, add(part_load(from, n), sums[m][p * V_ + v]), n);
+          part_store(to, value, n);
       }
     }
 }

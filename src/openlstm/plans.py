@@ -144,7 +144,7 @@ class Plan:
         outers = [(o.adjoint, o.source, *self._gradient(o.block)) for o in sources]
         outers += [(place, -1, *self._gradient(block)) for place, block in biases.items()]
         lowest = [o.to for s in made.sections if isinstance(s, Pointwise) for o in s.operations]
-        self.core = _core.Plan(
+        self.data: dict[str, Any] = dict(
             arrays=[(KINDS.index(a.kind), a.of, w) for a, w in zip(made.arrays, self._widths, strict=True)],
             places=[self._place(array, column, spec.proj_size) for array in made.arrays],
             sections=[[self._section(s) for s in part] for part in (made.before, made.loop, made.after)],
@@ -159,6 +159,7 @@ class Plan:
             temporaries=max(0, -min(lowest, default=0)),
             backward=kind.backward,
         )
+        self.core = _core.Plan(**self.data)
 
     @staticmethod
     def _stack(made: Program, sizes: dict[str, int], names: Sequence[str]) -> dict[str, tuple[int, int]]:
@@ -219,9 +220,16 @@ class Plan:
         Without `panels` nothing is copied: the addresses are read at every run. `kind`: how panels hold weights, one of
         `weights.KINDS`.
         """
-        return [self._pack(product, addresses, panels, threads, kind) for product in self._products]
+        return [
+            _core.Packed(**each, panels=panels, threads=threads, kind=WEIGHTS.index(kind))
+            for each in self.packing(addresses)
+        ]
 
-    def _pack(self, product: Product, addresses: Sequence[int], panels: bool, threads: int, kind: str) -> _core.Packed:
+    def packing(self, addresses: Sequence[int]) -> list[dict[str, Any]]:
+        """What `_core.Packed` is told of each product."""
+        return [self._packing(product, addresses) for product in self._products]
+
+    def _packing(self, product: Product, addresses: Sequence[int]) -> dict[str, Any]:
         def address(block: Block) -> int:
             place = block.k * self._rows[block.parameter] * self._columns(block.parameter)
             return addresses[self.names.index(block.parameter)] + place * FLOAT
@@ -230,14 +238,11 @@ class Plan:
             columns = self._columns(block.parameter)
             return (address(block), 1, columns) if product.transposed else (address(block), columns, 1)
 
-        return _core.Packed(
+        return dict(
             width=self._widths[product.targets[0]],
             depths=[self._widths[source] for source in product.sources],
             weights=[weight(block) for blocks in product.weights for block in blocks],
             biases=[[address(block) for block in blocks] for blocks in product.biases],
-            panels=panels,
-            threads=threads,
-            kind=WEIGHTS.index(kind),
         )
 
 
@@ -247,7 +252,7 @@ class Linear:
     def __init__(self, inputs: int, outputs: int) -> None:
         time, product = KINDS.index("time"), 1
         self.inputs, self.outputs = inputs, outputs
-        self.core = _core.Plan(
+        self.data: dict[str, Any] = dict(
             arrays=[(time, -1, inputs), (time, -1, outputs)],
             places=[(0, 0, 0, False), (1, 0, 0, False)],
             sections=[[], [(product, 0, outputs, [], [], [0], [1], [0], [], 0)], []],
@@ -258,18 +263,11 @@ class Linear:
             temporaries=0,
             backward=False,
         )
+        self.core = _core.Plan(**self.data)
 
-    def pack(self, addresses: Sequence[int], kind: str = "float32") -> list[_core.Packed]:
-        """The weights in the core's order, from the addresses of W and b."""
+    def packing(self, addresses: Sequence[int]) -> list[dict[str, Any]]:
+        """What `_core.Packed` is told of the product, for the addresses of W and b."""
         weight, bias = addresses
         return [
-            _core.Packed(
-                width=self.outputs,
-                depths=[self.inputs],
-                weights=[(weight, self.inputs, 1)],
-                biases=[[bias]],
-                panels=True,
-                threads=1,
-                kind=WEIGHTS.index(kind),
-            )
+            dict(width=self.outputs, depths=[self.inputs], weights=[(weight, self.inputs, 1)], biases=[[bias]]),
         ]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from . import file
 from .cells import Numpy
 from .spec import Spec
 from .step import Step
-from .weights import KINDS
+from .weights import KINDS, SCALE, narrow
 
 try:
     from . import _core as _built
@@ -62,6 +62,8 @@ class _Model:
     before: list[Callable[[Any], Any]]
     heads: list[str]  # linear stages that follow the layers
     after: list[Callable[[Any], Any]]
+    vectors: list[tuple[str, Floats]]  # of `before`: the stage and its array, as wide as x
+    kind: str  # of the weights, one of weights.KINDS
     lookup: int  # rows of the table that x is looked up in, 0: there is none
     inputs: int  # of one step, where it is not looked up
     outputs: int
@@ -201,6 +203,18 @@ class Stream:
         for name, array in found.items():
             self._states[name][...] = array
 
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Writes the model for C and C++, whole or not at all: `openlstm_load` in csrc/openlstm.h reads it.
+
+        It needs no Python there, and no equations: the file has the core's instructions too. Weights are as the file
+        that was loaded, or the argument `weights`, has them. Errors: ValueError without the core; OSError.
+        """
+        if core is None:
+            raise ValueError(
+                f"export writes what the native core runs, and that is not there ({why_no_core}): build it"
+            )
+        file.replace(path, _exported(self._model))
+
     def fork(self, which: Sequence[int] | None = None) -> Stream:
         """New streams with the same weights that begin where these are; `which`: where each new one begins.
 
@@ -279,6 +293,7 @@ def _model(name: str, arrays: dict[str, Any], metadata: Mapping[str, str], kind:
     file.match(name, spec, {n: array for n, array in own.items() if array is not None})
     arrays = {n: np.ascontiguousarray(array, np.float32) for n, array in arrays.items()}
     before: list[Callable[[Any], Any]] = []
+    vectors: list[tuple[str, Floats]] = []
     lookup, inputs = 0, spec.input_size
 
     def array(of: str, dimensions: int, last: int | None = None) -> Any:
@@ -294,11 +309,13 @@ def _model(name: str, arrays: dict[str, Any], metadata: Mapping[str, str], kind:
             table = array(of, 2, spec.input_size)
             lookup = len(table)
             before.append(table.__getitem__)
+            vectors.append((word, table))
         elif word in ("shift", "scale"):
             vector = array(of, 1)
             if not len(vector) or inputs % len(vector):
                 raise ValueError(f"'{name}' does not fit its stages: {of} is {_told(vector)}, x has {inputs} numbers")
             whole = np.tile(vector, inputs // len(vector))
+            vectors.append((word, whole))
             before.append(partial(np.add, -whole) if word == "shift" else partial(np.multiply, whole))
         else:
             raise ValueError(f"'{name}' has the stage {word!r} before its layers: expected it after them")
@@ -315,8 +332,10 @@ def _model(name: str, arrays: dict[str, Any], metadata: Mapping[str, str], kind:
             after.append(_log_softmax)
         else:
             raise ValueError(f"'{name}' has the stage {word!r} after its layers: expected linear, then log_softmax")
-    model = _Model(name, spec, prefix, arrays, before, heads, after, lookup, inputs, outputs)
-    return model if kind is None else replace(model, layers=_layers(model, kind))
+    model = _Model(
+        name, spec, prefix, arrays, before, heads, after, vectors, kind or "float32", lookup, inputs, outputs
+    )
+    return model if kind is None else replace(model, layers=[layer.native(kind) for layer in _layers(model)])
 
 
 def _stages(name: str, metadata: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -341,27 +360,116 @@ def _log_softmax(y: Floats) -> Floats:
     return found
 
 
-def _layers(model: _Model, kind: str) -> list[tuple[Any, ...]]:
-    """As _core.Stream takes them. What it has the addresses of, `model.arrays` keeps."""
+class _Layer(NamedTuple):
+    """What the core runs one after another: recurrent layers, then linear ones."""
+
+    plan: Any  # of plans.Plan or plans.Linear
+    arrays: list[Floats]  # its parameters
+    inputs: int
+    outputs: int
+    sizes: list[int]  # of its states
+    residual: bool
+
+    def native(self, kind: str) -> tuple[Any, ...]:
+        """As _core.Stream takes it. What it has the addresses of, a model's `arrays` keep."""
+        addresses = [array.ctypes.data for array in self.arrays]
+        packed = [
+            _built.Packed(**told, panels=True, threads=1, kind=KINDS.index(kind))
+            for told in self.plan.packing(addresses)
+        ]
+        return self.plan.core, packed, addresses, self.inputs, self.outputs, self.sizes, self.residual
+
+
+def _layers(model: _Model) -> list[_Layer]:
+    """All layers of a model, for the core."""
     spec, found = model.spec, []
     for walks in plans.forward(spec, frozenset(), False, False, frozenset()):
         for plan in walks:
             walk = plan.walk
             own = model.parameters(walk.suffix)
-            addresses = [own[name].ctypes.data for name in plan.names]
             sizes = list(spec.state_sizes(walk).values())
             residual = spec.residual and walk.layer > 0
-            packed = plan.pack(addresses, 1, kind=kind)
             outputs = spec.output_size(walk.layer)
-            found.append((plan.core, packed, addresses, walk.input_size, outputs, sizes, residual))
+            found.append(_Layer(plan, [own[name] for name in plan.names], walk.input_size, outputs, sizes, residual))
     width = spec.output_size()
     for head in model.heads:
         weight, bias = model.arrays[head + "weight"], model.arrays[head + "bias"]
         linear = plans.Linear(width, len(weight))
-        addresses = [weight.ctypes.data, bias.ctypes.data]
-        found.append((linear.core, linear.pack(addresses, kind), addresses, width, len(weight), [], False))
+        found.append(_Layer(linear, [weight, bias], width, len(weight), [], False))
         width = len(weight)
     return found
+
+
+MAGIC, VERSION = b"openlstm stream\n", 1  # of an exported file: Reader in csrc/runtime.cpp
+
+
+def _exported(model: _Model) -> bytes:
+    """All that csrc/runtime.cpp reads, in its order: whole numbers, floats, and small weights."""
+    ints: list[int] = []
+    floats: list[NDArray[Any]] = []
+    small: list[NDArray[Any]] = []
+
+    def several(items: Sequence[Any]) -> None:
+        ints.append(len(items))
+        for item in items:
+            ints.extend(item if isinstance(item, tuple) else (item,))
+
+    def array(given: Floats) -> None:
+        rows, columns = (given.shape[0], given.shape[1]) if given.ndim == 2 else (1, len(given))
+        kind = model.kind if given.ndim == 2 else "float32"
+        stored = narrow({"": given}, kind)
+        ints.extend((rows, columns, KINDS.index(kind)))
+        (floats if kind == "float32" else small).append(stored[""])
+        floats.extend([stored[SCALE]] if kind == "int8" else [])
+
+    ints.append(len(model.vectors))
+    for word, vector in model.vectors:
+        ints.append(("lookup", "shift", "scale").index(word))
+        array(vector)
+    ints.append(int(bool(model.after)))
+    layers = _layers(model)
+    ints.append(len(layers))
+    for k, layer in enumerate(layers):
+        data = layer.plan.data
+        ints.extend((layer.inputs, layer.outputs, int(layer.residual)))
+        several(layer.sizes)
+        for name in model.spec.definition.states if layer.sizes else ():
+            initial = model.arrays.get(f"{model.prefix}initial_{name}{model.spec.walks[k].suffix}")
+            size = layer.sizes[model.spec.definition.states.index(name)]
+            floats.append(np.zeros(size, np.float32) if initial is None else initial)
+        ints.append(len(layer.arrays))
+        for parameter in layer.arrays:
+            array(parameter)
+        several(data["arrays"])
+        for input_, offset, _, _ in data["places"]:
+            ints.extend((input_, offset))
+        ints.append(data["temporaries"])
+        for part in data["sections"]:
+            ints.append(len(part))
+            for form, sync, width, codes, numbers, sources, targets, accumulate, _, matrix in part:
+                ints.extend((form, int(sync), width))
+                several(codes)
+                floats.extend(np.array(pair, np.float32) for pair in numbers)
+                several(sources)
+                several(targets)
+                several(accumulate)
+                ints.append(matrix)
+        ints.extend(place for pair in data["states"] for place in pair)
+        # Addresses that say which parameter it is, and where in it.
+        packings = layer.plan.packing([number << 48 for number in range(len(layer.arrays))])
+        ints.append(len(packings))
+        for told in packings:
+            ints.append(told["width"])
+            several(told["depths"])
+            ints.extend((len(told["biases"]), KINDS.index(model.kind)))
+            for address, unit, term in told["weights"]:
+                ints.extend((address >> 48, (address & (1 << 48) - 1) // plans.FLOAT, unit, term))
+            for biases in told["biases"]:
+                several([(address >> 48, (address & (1 << 48) - 1) // plans.FLOAT) for address in biases])
+    whole = np.array(ints, "<i8").tobytes(), np.concatenate(floats, axis=None).astype("<f4").tobytes()
+    rest = b"".join(each.astype(each.dtype.newbyteorder("<")).tobytes() for each in small)
+    head = np.array([VERSION, len(ints), len(whole[1]) // plans.FLOAT, len(rest)], "<i8").tobytes()
+    return MAGIC + head + whole[0] + whole[1] + rest
 
 
 class _Steps:

@@ -1,7 +1,8 @@
 """Small weights: matrices of 16 or of 8 bits, and back. No torch.
 
 bfloat16 is the upper half of a float32, to the nearest, halves to even. int8 is a whole number times a scale for each
-row, which is the row's greatest weight / 127: so every output of a matrix has its own.
+row, which is the row's greatest weight / 127, rounded up to 16 bits: then a whole number times its scale is exact, and
+what was made small once is the same when it is made small again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def narrow(arrays: Mapping[str, Floats], kind: str) -> dict[str, NDArray[Any]]:
 
     >>> small = narrow({"w": np.array([[1.0, -0.5], [3.0, 0.1]], np.float32), "b": np.ones(2, np.float32)}, "int8")
     >>> small["w"].tolist(), list(small)
-    ([[127, -64], [127, 4]], ['w', 'w scale', 'b'])
+    ([[127, -63], [127, 4]], ['w', 'w scale', 'b'])
     """
     found: dict[str, NDArray[Any]] = {}
     for name, array in arrays.items():
@@ -39,7 +40,8 @@ def narrow(arrays: Mapping[str, Floats], kind: str) -> dict[str, NDArray[Any]]:
             bits = wide.view(np.uint32)
             found[name] = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
         else:
-            scale = np.abs(wide).max(1) / np.float32(127)
+            scale = (np.abs(wide).max(1) / np.float32(127)).view(np.uint32)
+            scale = (scale + 0xFF & 0xFFFFFF00).astype(np.uint32).view(np.float32)
             rows = np.where(scale > 0, scale, np.float32(1))[:, None]
             found[name], found[name + SCALE] = np.rint(wide / rows).astype(np.int8), scale
     return found
