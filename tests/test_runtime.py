@@ -173,8 +173,8 @@ def test_the_example_runs(tmp_path, exported, objects):
 
 
 def test_any_file_is_refused_or_runs(tmp_path, exported, objects):
-    """Numbers changed, one or some at a time, and files cut short: under the sanitizers, but for the kernels, which take
-    minutes to compile so (`make sanitize` has them)."""
+    """Numbers are changed, and files cut short, under the sanitizers; the kernels take minutes to compile so, and
+    `make sanitize` has them."""
     sanitize = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g1")
     own = compiled(tmp_path, [path for path in SOURCES if path.stem != "kernels"], *sanitize)
     own += [path for path in objects if path.stem == "kernels"]
