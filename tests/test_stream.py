@@ -285,7 +285,7 @@ def test_a_file_with_wrong_stages(path):
     assert "after its layers" in told([["recurrent", ""], ["lookup", "e"]], e=matrix)
     assert "does not fit its spec" in told([["recurrent", "other."]])
     file.write(path, arrays, metadata | {"task": "{}"})
-    assert "cannot be streamed" in message(lambda: Stream.load(path))
+    assert "does not run step by step" in message(lambda: Stream.load(path))
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])

@@ -341,7 +341,8 @@ def _model(name: str, arrays: dict[str, Any], metadata: Mapping[str, str], kind:
 def _stages(name: str, metadata: Mapping[str, str]) -> list[tuple[str, str]]:
     if "task" in metadata and "stages" not in metadata:
         raise ValueError(
-            f"'{name}' is a model that cannot be streamed: it reads all of its input before it says anything"
+            f"'{name}' is a trained model that does not run step by step: expected one of text or frames whose layers "
+            "read in one direction, or layers alone"
         )
     try:
         given = json.loads(metadata.get("stages", '[["recurrent", ""]]'))
