@@ -203,6 +203,32 @@ def _scores(metrics: dict[str, Any], name: str = "") -> Iterator[tuple[str, floa
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="The file to read.", show_default=False)],
+    target: Annotated[Path, typer.Argument(help="The file to write; its ending says the format.", show_default=False)],
+    source_format: Annotated[
+        str | None, typer.Option("--from", help="The format of SOURCE.", show_default="by its ending")
+    ] = None,
+    target_format: Annotated[
+        str | None, typer.Option("--to", help="The format of TARGET.", show_default="by its ending")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Which layers, where SOURCE has several.", show_default="the only ones")
+    ] = None,
+) -> None:
+    """Move recurrent layers between PyTorch, ONNX and openlstm, and compare both sides on random input.
+
+    What cannot be the same on the other side is refused, with the reason.
+    """
+    from .convert import convert as move
+
+    layers, difference = move(source, target, source_format=source_format, target_format=target_format, name=name)
+    typer.echo(f"Wrote {target}: {layers.spec}")
+    if difference is not None:
+        typer.echo(f"On random input the largest difference between both sides is {difference:.2g}")
+
+
+@app.command()
 def explore(
     model: Annotated[Path, typer.Argument(help="A model file, or a trace that was saved.", show_default=False)],
     data: Annotated[

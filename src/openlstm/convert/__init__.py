@@ -1,0 +1,117 @@
+"""From other formats to ours and back: recurrent layers as numbers, with every dialect said or refused.
+
+    found = convert.read("model.onnx")              # {name: Layers(spec, arrays)}, all stacks of recurrent layers in it
+    convert.write(found["encoder"], "encoder.pt")
+
+A conversion that would change numbers is refused with the reason. Each format is a module of its own with `read` and
+`write`; none of them loads the format's library before it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from .. import file
+from .layers import Layers, Refused
+
+__all__ = ["FORMATS", "Layers", "Refused", "convert", "read", "write"]
+
+
+class Format(NamedTuple):
+    """A format: its module here, the endings of its files, and what it is."""
+
+    module: str
+    endings: tuple[str, ...]
+    words: str
+
+
+FORMATS = {
+    "openlstm": Format("", (".safetensors",), "a model file of openlstm"),
+    "torch": Format("torch", (".pt", ".pth", ".bin"), "a state_dict of PyTorch"),
+    "onnx": Format("onnx", (".onnx",), "an ONNX model"),
+}
+
+
+def _format(path: str | os.PathLike[str], given: str | None) -> str:
+    if given is not None:
+        if given not in FORMATS:
+            raise ValueError(f"format is {given!r}: expected one of {', '.join(FORMATS)}")
+        return given
+    ending = Path(path).suffix.lower()
+    for name, each in FORMATS.items():
+        if ending in each.endings:
+            return name
+    endings = ", ".join(ending for each in FORMATS.values() for ending in each.endings)
+    raise ValueError(f"'{path}' ends with '{ending}': expected one of {endings}, or say which format it is")
+
+
+def _module(name: str) -> ModuleType:
+    return import_module(f".{FORMATS[name].module}", __package__)
+
+
+def read(path: str | os.PathLike[str], format: str | None = None) -> dict[str, Layers]:
+    """All stacks of recurrent layers in a file, by the names that they have there.
+
+    format: one of FORMATS; None: by the file's ending. Errors: FileNotFoundError, ValueError (`Refused` where a
+    conversion cannot be right), ImportError.
+    """
+    name = _format(path, format)
+    if name == "openlstm":
+        arrays, metadata = file.read(path)
+        spec = file.read_spec(path, metadata)
+        file.match(path, spec, arrays)
+        return {"": Layers(spec, arrays)}
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file '{path}': give {FORMATS[name].words}")
+    found: dict[str, Layers] = _module(name).read(path)
+    return found
+
+
+def write(layers: Layers | Mapping[str, Layers], path: str | os.PathLike[str], format: str | None = None) -> None:
+    """Writes layers, whole or not at all. Errors: as `read` has them; OSError."""
+    name = _format(path, format)
+    if name == "openlstm":
+        one = layers if isinstance(layers, Layers) else _only(layers, path)
+        file.write(path, one.arrays, {"spec": str(one.spec)})
+        return
+    module = _module(name)
+    if not hasattr(module, "write"):
+        raise Refused(f"'{path}' would be {FORMATS[name].words}, which is only read here: write another format")
+    module.write(layers, path)
+
+
+def _only(layers: Mapping[str, Layers], what: object) -> Layers:
+    if len(layers) != 1:
+        names = ", ".join(map(repr, layers))
+        raise ValueError(f"There are {len(layers)} stacks of layers for '{what}', which has one: choose one of {names}")
+    return next(iter(layers.values()))
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    source_format: str | None = None,
+    target_format: str | None = None,
+    name: str | None = None,
+) -> tuple[Layers, float | None]:
+    """Reads one file and writes another; gives what was converted, and the largest difference on random input.
+
+    name: which stack, where the source has several. The difference is that of the source's own library from ours, None
+    where that is not installed. Errors: as `read` and `write` have them.
+    """
+    found = read(source, source_format)
+    if name is not None and name not in found:
+        raise ValueError(f"'{source}' has no layers called '{name}': expected one of {', '.join(map(repr, found))}")
+    one = found[name] if name is not None else _only(found, source)
+    write(one, target, target_format)
+    kind = _format(source, source_format)
+    if kind == "openlstm":
+        return one, None
+    chosen = name if name is not None else next(iter(found))
+    return one, _module(kind).difference(source, {chosen: one})
