@@ -334,6 +334,28 @@ def test_from_file_to_forecast(csv, run):
     code, text = run("train", "forecast", "-c", "a/b/config.yaml", "-o", "again")
     assert code == 0, text
     assert same(load("again/model.safetensors"), load("a/b/model.safetensors"))
+    code, text = run("train", "--config", "a/b/config.yaml", "-o", "again")
+    assert code == WRONG and "'again' has the model of an earlier run" in text
+    assert run("train", "--config", "a/b/config.yaml", "-o", "again", "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("-c", "c.yaml", "forecast"),
+            "--config stands before the task: give it behind, as in `openlstm train forecast",
+        ),
+        (("--print-config", "text"), "--print-config stands before the task: give it behind"),
+        (("--overwrite",), "There is nothing to train: give a task or --config, as in `openlstm train forecast --ov"),
+        (("-c", "c.yaml"), "'c.yaml' names no task: expected a line such as 'task: forecast', with one of forecast"),
+    ],
+)
+def test_an_option_that_would_be_passed_over_gets_one_sentence(tmp_path, monkeypatch, run, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text("hidden: 4\n")
+    code, text = run("train", *arguments)
+    assert code == WRONG and text.startswith("Error: ") and message in text and text.count("\n") == 1
 
 
 @pytest.mark.parametrize(

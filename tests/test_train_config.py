@@ -6,13 +6,28 @@ import dataclasses
 
 import pytest
 import yaml
+from typer import rich_utils
 from typer.testing import CliRunner
 
 from openlstm.cli import app
 from openlstm.spec import known_options
 from openlstm.train.config import CONFIGS, RECURRENT, Config, ForecastConfig, read_yaml, to_yaml
 
+COMMANDS = [*(f"train {name}" for name in CONFIGS), "train", "evaluate", "predict", "sample"]
 every = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What --help says of a command in so many columns."""
+
+    def told(command: str, width: int) -> str:
+        monkeypatch.setattr(rich_utils, "MAX_WIDTH", width)
+        result = CliRunner().invoke(app, [*command.split(), "--help"])
+        assert result.exit_code == 0
+        return result.output
+
+    return told
 
 
 @every
@@ -43,18 +58,34 @@ def test_print_config_without_a_task_prints_all():
 
 
 @every
-def test_every_option_is_on_the_command_line(config):
+def test_every_option_is_on_the_command_line(config, told):
     """With its help, its default and its heading, and so is every option of the recurrent layers."""
-    result = CliRunner().invoke(app, ["train", config.task, "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
-    assert result.exit_code == 0
+    text = told(f"train {config.task}", 200)
     for each in dataclasses.fields(config):
         if each.name != "recurrent":
-            assert "--" + each.name.replace("_", "-") + " " in result.output, each.name
+            assert "--" + each.name.replace("_", "-") + " " in text, each.name
     for name in RECURRENT:
-        there = "--" + name.replace("_", "-") + " " in result.output
+        there = "--" + name.replace("_", "-") + " " in text
         assert there is (name != "bidirectional" or config.may_read_ahead), name
     assert known_options().keys() - RECURRENT.keys() == {"batch_first", "dropout"}
-    assert config.summary[:20] in result.output
+    assert config.summary[:20] in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_whole_in_eighty_columns(command, told):
+    text = told(command, 80)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text and max(map(len, text.splitlines())) == 80
+
+
+@every
+def test_help_tells_the_defaults_of_training(config, told):
+    """The layers that a task takes by itself, not those of a spec."""
+    lines = {line.split()[1]: line for line in told(f"train {config.task}", 200).splitlines() if "│ --" in line}
+    assert "[default: 1.0]" in lines["--forget-bias"] and config().spec(1).forget_bias == 1.0
+    assert "One of diagonal, dense. For lstm. [default: none]" in lines["--peephole"]
+    assert "[default: sigmoid/tanh/tanh or sigmoid/tanh]" in lines["--activations"]
+    both_ways = config().spec(1).bidirectional
+    assert both_ways == (config.task == "seq2seq") == ("[default: bidirectional]" in lines.get("--bidirectional", ""))
 
 
 def test_an_option_on_the_command_line_goes_before_the_file(tmp_path):
@@ -119,7 +150,8 @@ def test_a_bad_option_gets_one_sentence(given, message):
     ("text", "message"),
     [
         ("hiden: 5\n", "'c.yaml' has 'hiden', which forecast does not know: did you mean 'hidden'?"),
-        ("task: poetry\n", "'c.yaml' is for the task 'poetry', not for 'forecast': run `openlstm train poetry`"),
+        ("task: text\n", "'c.yaml' is for the task 'text', not for 'forecast': run `openlstm train text`"),
+        ("task: poetry\n", "'c.yaml' is for the task 'poetry', not for 'forecast': expected one of forecast, text"),
         ("- a\n", "'c.yaml' holds no options: expected lines such as 'hidden: 64'"),
         ("", "'c.yaml' holds no options: expected lines such as 'hidden: 64'"),
         ("a: [\n", "'c.yaml' is not YAML that can be read (while parsing"),

@@ -174,14 +174,16 @@ CELLS: dict[str, Cell] = {
         },
         gates=lambda o: _LSTM_GATES[o.coupled],
         options={
-            "peephole": Option(None, (None, "diagonal", "dense"), help="Gates see the memory."),
+            "peephole": Option(
+                None, (None, "diagonal", "dense"), help="Gates see the memory: that of their unit, or all."
+            ),
             "coupled": Option(None, (None, "f=1-i", "i=1-f"), help="Input and forget gate are one."),
             "activations": Option(
-                ("sigmoid", "tanh", "tanh"), many=3, help="Of the gates, the candidate and the output."
+                ("sigmoid", "tanh", "tanh"), many=3, help="Functions of the gates, the candidate and the output."
             ),
-            "cell_clip": Option(0.0, help="Bound of the memory."),
-            "preactivation_clip": Option(0.0, help="Bound of what the activations are given."),
-            "forget_bias": Option(None, help="Of the forget gate, to begin with."),
+            "cell_clip": Option(0.0, help="Bound of the memory; 0: none."),
+            "preactivation_clip": Option(0.0, help="Bound of what the activations are given; 0: none."),
+            "forget_bias": Option(None, help="Bias of the forget gate, to begin with."),
         },
         vectors=lambda o: {
             **(
@@ -203,8 +205,10 @@ CELLS: dict[str, Cell] = {
         gates=lambda o: ("r", "u", "n"),
         titles={"r": "reset gate", "u": "update gate", "n": "candidate", "h": "hidden state"},
         options={
-            "reset": Option("after", ("after", "before"), help="Does the reset gate act after the recurrent weights."),
-            "activations": Option(("sigmoid", "tanh"), many=2, help="Of the gates and the candidate."),
+            "reset": Option(
+                "after", ("after", "before"), help="The reset gate acts after or before the recurrent weights."
+            ),
+            "activations": Option(("sigmoid", "tanh"), many=2, help="Functions of the gates and the candidate."),
         },
         apart=lambda o: ("n",) if o.reset == "after" else (),
         inside=lambda o: ("n",) if o.reset == "before" else (),
@@ -216,7 +220,7 @@ CELLS: dict[str, Cell] = {
         equations=rnn,
         gates=lambda o: ("h",),
         titles={"h": "hidden state"},
-        options={"nonlinearity": Option("tanh", ("tanh", "relu"), help="Of the state.")},
+        options={"nonlinearity": Option("tanh", ("tanh", "relu"), help="Function of the state.")},
     ),
 }
 

@@ -73,9 +73,9 @@ class Spec:
     batch_first: bool = _told(False, "Arrays begin with the sequence, not with time.")
     bidirectional: bool = _told(False, "Read the sequence from its end too.")
     dropout: float = _told(0.0, "Share of the outputs left out in training, in every layer but the last.")
-    proj_size: int = _told(0, "Size of the recurrent projection (LSTMP).")
-    nonrecurrent_proj_size: int = _told(0, "Size of a second projection, which does not recur.")
-    proj_clip: float = _told(0.0, "Bound of the projection.")
+    proj_size: int = _told(0, "Size of the recurrent projection (LSTMP); 0: none.")
+    nonrecurrent_proj_size: int = _told(0, "Size of a second projection, which does not recur; 0: none.")
+    proj_clip: float = _told(0.0, "Bound of the projection; 0: none.")
     layer_norm: bool = _told(False, "Layer norm of Ba et al. 2016.")
     residual: bool = _told(False, "Add a layer's input to its output, from the second on.")
     learned_state: bool = _told(False, "Learn the initial state.")
@@ -333,10 +333,14 @@ _FIELDS = {name: f.default for name, f in _TOLD.items()}
 
 @dataclass(frozen=True)
 class Known:
-    """An option that a spec may have: its default, what it is, and the cells that have it; none: all."""
+    """An option that a spec may have: its default, what it is, what it may be, and the cells that have it.
+
+    No choices: any value of its type. No cells: all have it.
+    """
 
     default: Any
     help: str
+    choices: tuple[Any, ...] = ()
     cells: tuple[str, ...] = ()
 
 
@@ -349,7 +353,7 @@ def known_options() -> dict[str, Known]:
     known = {name: Known(f.default, f.metadata["help"]) for name, f in _TOLD.items()}
     for cell, definition in CELLS.items():
         for name, option in definition.options.items():
-            first = known.get(name, Known(option.default, option.help))
+            first = known.get(name, Known(option.default, option.help, option.choices))
             known[name] = dataclasses.replace(first, cells=(*first.cells, cell))
     return known
 

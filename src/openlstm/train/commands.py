@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.console import Console
 
+from ..cells import CELLS
 from ..spec import Spec
-from .config import CONFIGS, RECURRENT, Config, hints, kind_of, load_yaml, read_yaml, to_yaml
+from .config import CONFIGS, RECURRENT, Config, help_of, hints, kind_of, load_yaml, read_yaml, to_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 train = typer.Typer(help="Train a model from files.")
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
-LAYERS = "More of the recurrent layers"
+RUN, FOLDER = "Folder of the run.", "runs/NAME OF THE FIRST FILE"
+RESUME = "Go on with the run in the folder, if any."
+OVERWRITE = "Replace the run in the folder."
+LAYERS, SWITCHES = "More of the recurrent layers", "What the recurrent layers have or do"
 
 AFTER = """
 
@@ -52,18 +56,34 @@ def _train(
         Path | None, typer.Option("-c", "--config", help="Train what a YAML file says.", show_default="none")
     ] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print all tasks' options as YAML.")] = False,
+    run: Annotated[Path | None, typer.Option("-o", "--run", help=RUN, show_default=FOLDER)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help=RESUME)] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE)] = False,
 ) -> None:
     """Train a model from files."""
+    given = [_flag(name) for name, value in ctx.params.items() if value]
     if ctx.invoked_subcommand is not None:
+        if given:
+            name = ctx.invoked_subcommand
+            raise ValueError(
+                f"{given[0]} stands before the task: give it behind, as in `openlstm train {name} {given[0]}`"
+            )
         return
     if print_config:
         typer.echo("---\n".join(to_yaml(each()) for each in CONFIGS.values()), nl=False)
     elif config is not None:
         task = load_yaml(config).get("task")
         if task not in CONFIGS:
-            raise ValueError(f"'{config}' has the task {task!r}: expected one of {', '.join(CONFIGS)}")
+            what = "names no task" if task is None else f"has the task {task!r}"
+            raise ValueError(
+                f"'{config}' {what}: expected a line such as 'task: forecast', with one of {', '.join(CONFIGS)}"
+            )
         values, files = read_yaml(config, CONFIGS[task])
-        _run(CONFIGS[task](**values), files)
+        _run(CONFIGS[task](**values), files, run, resume, overwrite)
+    elif given:
+        raise ValueError(
+            f"There is nothing to train: give a task or --config, as in `openlstm train forecast {given[0]}`"
+        )
     else:
         typer.echo(ctx.get_help())
 
@@ -106,20 +126,18 @@ def _parameters(config: type[Config]) -> Iterator[inspect.Parameter]:
         )
 
     yield inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    yield parameter("files", list[Path] | None, typer.Argument(help="What to train on.", show_default=False))
+    yield parameter("files", list[Path] | None, typer.Argument(help="Files to train on.", show_default=False))
     for each in fields(config):
         if each.name == "recurrent":
             continue
         kind: Any
         kind, optional, many = kind_of(hints(config)[each.name])
         told, default = each.metadata, cast(Any, each.default)
-        more: dict[str, Any] = {"help": told["help"], "rich_help_panel": told["heading"]}
-        if told["choices"]:
-            more["metavar"] = "|".join(told["choices"])
+        more: dict[str, Any] = {"help": help_of(each), "rich_help_panel": told["heading"]}
         if many and kind is str:
-            more["help"] += " May be given again."
+            more["help"] += " May be given more than once."
         if default is None or default == ():
-            more["show_default"] = told["none"] if optional else False
+            more["show_default"] = told["none"] if optional else "none"
         if many and kind is not str:  # numbers, which have no comma inside
             text = ",".join(map(str, default)) or None
             yield parameter(each.name, str | None, typer.Option(_flag(each.name), metavar="N,N,...", **more), text)
@@ -128,32 +146,39 @@ def _parameters(config: type[Config]) -> Iterator[inspect.Parameter]:
         else:
             flags = f"{_flag(each.name)}/--no-{_flag(each.name)[2:]}" if kind is bool else _flag(each.name)
             yield parameter(each.name, kind | None if optional else kind, typer.Option(flags, **more), default)
+    trained = {cell: config(cell=cell).spec(1) for cell in CELLS}  # by default
     for name, known in RECURRENT.items():
         if name == "bidirectional" and not config.may_read_ahead:
             continue
-        only = f" Of {', '.join(known.cells)}." if known.cells else ""
-        more = {"help": known.help + only, "rich_help_panel": LAYERS}
+        choices = f" One of {', '.join(filter(None, known.choices))}." if known.choices else ""
+        only = f" For {' and '.join(known.cells)}." if known.cells else ""
+        more = {"help": known.help + choices + only}
+        defaults = {cell: getattr(trained[cell], name) for cell in known.cells or CELLS}
         if isinstance(known.default, bool):
-            yield parameter(name, bool, typer.Option(f"{_flag(name)}/--no-{_flag(name)[2:]}", **more), known.default)
+            flags = f"{_flag(name)}/--no-{_flag(name)[2:]}"
+            default = next(iter(defaults.values()))
+            yield parameter(name, bool, typer.Option(flags, rich_help_panel=SWITCHES, **more), default)
         else:
-            text = "/".join(known.default) if isinstance(known.default, tuple) else str(known.default)
-            yield parameter(name, str, typer.Option(_flag(name), metavar="TEXT", **more), text)
+            text = " or ".join(dict.fromkeys(map(_plain, defaults.values())))
+            yield parameter(name, str, typer.Option(_flag(name), rich_help_panel=LAYERS, **more), text)
     yield parameter(
         "config",
         Path | None,
-        typer.Option("-c", "--config", help="YAML file with options; those given here go before.", show_default="none"),
+        typer.Option("-c", "--config", help="YAML file with options, where none are given here.", show_default="none"),
     )
     yield parameter("print_config", bool, typer.Option("--print-config", help="Print all options as YAML."), False)
-    yield parameter(
-        "run", Path | None, typer.Option("-o", "--run", help="Folder of the run.", show_default="runs/NAME OF FILE")
-    )
-    yield parameter("resume", bool, typer.Option("--resume", help="Go on with the run in the folder, if any."), False)
-    yield parameter("overwrite", bool, typer.Option("--overwrite", help="Replace the run in the folder."), False)
+    yield parameter("run", Path | None, typer.Option("-o", "--run", help=RUN, show_default=FOLDER))
+    yield parameter("resume", bool, typer.Option("--resume", help=RESUME), False)
+    yield parameter("overwrite", bool, typer.Option("--overwrite", help=OVERWRITE), False)
 
 
 def _numbers(text: str) -> list[Any]:
     """The numbers in a text like 9,0,0. What is none stays a text, for the configuration to refuse."""
     return [int(part) if part.lstrip("-").isdigit() else part for part in map(str.strip, text.split(","))]
+
+
+def _plain(default: Any) -> str:
+    return "none" if default is None else "/".join(default) if isinstance(default, tuple) else str(default)
 
 
 def _flag(name: str) -> str:
@@ -218,7 +243,8 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="model.safetensors of a training run.", show_default=False)],
     files: Annotated[list[Path], typer.Argument(help="Data with the truth.", show_default=False)],
     last: Annotated[
-        int | None, typer.Option(help="Forecast: only the last rows of each series.", show_default="all that can be")
+        int | None,
+        typer.Option(help="forecast: so many rows at the end of each series.", show_default="all that can be"),
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file to write.", show_default="none")] = None,
     report: Annotated[Path | None, typer.Option(help="HTML page to write.", show_default="none")] = None,
@@ -242,15 +268,16 @@ def predict(
     model: Annotated[Path, typer.Argument(help="model.safetensors of a training run.", show_default=False)],
     files: Annotated[list[Path], typer.Argument(help="What the model shall read.", show_default=False)],
     steps: Annotated[
-        int | None, typer.Option(help="Forecast: steps ahead.", show_default="the model's horizon")
+        int | None, typer.Option(help="forecast: steps ahead.", show_default="the model's horizon")
     ] = None,
     beam: Annotated[int | None, typer.Option(help="seq2seq: hypotheses that are followed.", show_default="4")] = None,
     alpha: Annotated[
-        float | None, typer.Option(help="seq2seq: how much longer targets are preferred.", show_default="0.6")
+        float | None,
+        typer.Option(help="seq2seq: 0 takes the likeliest target; the greater, the longer.", show_default="0.6"),
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV to write.", show_default="the screen")] = None,
 ) -> None:
-    """Write what a trained model says of files: a forecast of what follows, labels, translations.
+    """Write what a trained model says of files: what follows a series, labels, targets, or what characters cost.
 
     Files go through in pieces, so they may be larger than memory.
     """
@@ -268,7 +295,7 @@ def sample(
     prompt: Annotated[str, typer.Option(help="What the text goes on from.", show_default="a line end")] = "\n",
     length: Annotated[int, typer.Option(help="Characters, or bytes, to write.")] = 500,
     temperature: Annotated[
-        float, typer.Option(help="Below 1 what is likely is drawn more often; 0: always the likeliest.")
+        float, typer.Option(help="Below 1 what is likely is drawn more often, 0 takes the likeliest alone.")
     ] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
 ) -> None:

@@ -21,6 +21,10 @@ DATA, MODEL, TRAINING = "Data", "Model", "Training"  # under which heading an op
 # Of the recurrent layers: those that a task does not set itself.
 RECURRENT = {name: known for name, known in known_options().items() if name not in ("batch_first", "dropout")}
 
+# What is kept back of the data, counted in what a task has many of.
+TEST = "Held out and only scored: a share below 1, or a number of {}."
+VALIDATION = "Held out to choose when to stop: a share below 1 of the rest, or a number of {}."
+
 C = TypeVar("C", bound="Config")
 
 
@@ -56,34 +60,43 @@ class Config:
     task: ClassVar[str] = ""
     summary: ClassVar[str] = ""  # what training it does, for --help
     may_read_ahead: ClassVar[bool] = False  # does it make sense that the layers read from the end too
+    reads_ahead: ClassVar[bool] = False  # do they, where nothing else is said
 
-    test: float = option(0.2, "Held out and only scored: a share below 1, or a number.", DATA, above=0)
-    validation: float = option(
-        0.2, "Held out to choose when to stop: a share of the rest below 1, or a number.", DATA, above=0
-    )
-    cell: str = option("lstm", "Kind of recurrent layers.", MODEL, choices=tuple(CELLS))
+    test: float = option(0.2, TEST.format("rows"), DATA, above=0)
+    validation: float = option(0.2, VALIDATION.format("rows"), DATA, above=0)
+    cell: str = option("lstm", "Kind of the recurrent layers.", MODEL, choices=tuple(CELLS))
     hidden: int = option(32, "Units in each layer.", MODEL, least=1)
     layers: int = option(1, "Recurrent layers.", MODEL, least=1)
-    recurrent: Mapping[str, Any] = option({}, "More of the recurrent layers.", MODEL)
+    recurrent: Mapping[str, Any] = option(
+        {}, "More of the recurrent layers, such as {peephole: diagonal}: what --help lists.", MODEL
+    )
     dropout: float = option(0.0, "Share of units left out in training.", MODEL, least=0, below=1)
-    epochs: int = option(100, "At most.", TRAINING, least=1)
+    epochs: int = option(100, "Epochs to train, at most.", TRAINING, least=1)
     steps_per_epoch: int | None = option(
-        None, "Batches in an epoch, after which the model is scored and kept.", TRAINING, least=1, none="all data once"
+        None, "Batches in an epoch, after which the model is scored.", TRAINING, least=1, none="all data once"
     )
-    patience: int = option(10, "Epochs without improvement before the end.", TRAINING, least=1)
+    patience: int = option(10, "Epochs without improvement after which training ends.", TRAINING, least=1)
     batch: int = option(32, "Sequences in one step of training, in each process.", TRAINING, least=1)
-    learning_rate: float = option(3e-3, "Of AdamW.", TRAINING, above=0)
+    learning_rate: float = option(3e-3, "Learning rate of AdamW.", TRAINING, above=0)
     schedule: str = option(
-        "constant", "How the learning rate falls to 0.", TRAINING, choices=("constant", "linear", "cosine")
+        "constant",
+        "How the learning rate goes on: as it is, or down to 0 in a line or a cosine.",
+        TRAINING,
+        choices=("constant", "linear", "cosine"),
     )
-    warmup: int = option(0, "Steps in which the learning rate rises from 0.", TRAINING, least=0)
-    weight_decay: float = option(0.0, "Of AdamW, on matrices.", TRAINING, least=0)
-    clip: float = option(1.0, "Greatest norm of the gradient.", TRAINING, above=0)
+    warmup: int = option(0, "Steps in which the learning rate first rises from 0.", TRAINING, least=0)
+    weight_decay: float = option(0.0, "Weight decay of AdamW, on matrices alone.", TRAINING, least=0)
+    clip: float = option(1.0, "Greatest norm of the gradient; a greater one is scaled down.", TRAINING, above=0)
     precision: str = option(
-        "32-true", "As Lightning names it.", TRAINING, choices=("32-true", "bf16-mixed", "16-mixed")
+        "32-true",
+        "Numbers to compute with, as Lightning names them.",
+        TRAINING,
+        choices=("32-true", "bf16-mixed", "16-mixed"),
     )
     device: str = option("cpu", "Where to train.", TRAINING, choices=("cpu", "gpu", "auto"))
-    threads: int | None = option(None, "Of each process on the CPU.", TRAINING, least=1, none="one for small layers")
+    threads: int | None = option(
+        None, "Threads of each process on the CPU.", TRAINING, least=1, none="one up to 64 units, else as torch has"
+    )
     seed: int = option(0, "The same seed gives the same model.", TRAINING, least=0, below=2**32)
 
     def __post_init__(self) -> None:
@@ -103,7 +116,8 @@ class Config:
 
     def spec(self, inputs: int, **given: Any) -> Spec:
         """The recurrent layers, for that many inputs. Errors: ValueError for an option that the cell does not have."""
-        own = {"dropout": self.dropout if self.layers > 1 else 0.0} | dict(self.recurrent) | given
+        own = {"dropout": self.dropout if self.layers > 1 else 0.0, "bidirectional": self.reads_ahead}
+        own |= dict(self.recurrent) | given
         spec = Spec.of(self.cell, inputs, self.hidden, self.layers, **own)
         return Spec.of(self.cell, inputs, self.hidden, self.layers, **(spec.definition.advised(spec) | own))
 
@@ -173,6 +187,12 @@ def _checked_one(each: dataclasses.Field[Any], kind: type, value: Any, optional:
     return dict(value) if kind is dict else value
 
 
+def help_of(each: dataclasses.Field[Any]) -> str:
+    """What an option is, and what it may be."""
+    choices = f" One of {', '.join(each.metadata['choices'])}." if each.metadata["choices"] else ""
+    return str(each.metadata["help"]) + choices
+
+
 def known(config: type[Config], names: typing.Iterable[str], where: str) -> None:
     """Checks that there are such options. Errors: ValueError, with the nearest name."""
     there = [each.name for each in dataclasses.fields(config)]
@@ -196,9 +216,8 @@ def to_yaml(config: Config, data: typing.Sequence[str] = ()) -> str:
         value = getattr(config, each.name)
         plain = list(value) if isinstance(value, tuple) else _plain(value) if isinstance(value, dict) else value
         text = lines({each.name: plain})
-        help = each.metadata["help"] + (f" ({', '.join(c)})" if (c := each.metadata["choices"]) else "")
         none = f" null: {each.metadata['none']}." if value is None else ""
-        by_heading.setdefault(each.metadata["heading"], []).append(f"# {help}{none}\n{text}")
+        by_heading.setdefault(each.metadata["heading"], []).append(f"# {help_of(each)}{none}\n{text}")
     parts += [f"\n## {heading}\n" + "\n".join(options) for heading, options in by_heading.items()]
     return "\n".join(parts) + "\n"
 
@@ -212,7 +231,8 @@ def read_yaml(path: str | os.PathLike[str], config: type[Config]) -> tuple[dict[
     given = load_yaml(path)
     task = given.pop("task", config.task)
     if task != config.task:
-        raise ValueError(f"'{path}' is for the task '{task}', not for '{config.task}': run `openlstm train {task}`")
+        advice = f"run `openlstm train {task}`" if task in CONFIGS else f"expected one of {', '.join(CONFIGS)}"
+        raise ValueError(f"'{path}' is for the task {task!r}, not for '{config.task}': {advice}")
     data = given.pop("data", None) or []
     if not isinstance(data, list) or not all(isinstance(name, str) for name in data):
         raise ValueError(f"'{path}' has data: {data!r}, expected a list of files")
@@ -246,7 +266,9 @@ class ForecastConfig(Config):
         "statistical forecasts."
     )
 
-    target: tuple[str, ...] = option((), "Column to forecast; several are series of their own.", DATA)
+    target: tuple[str, ...] = option(
+        (), "Column to forecast, which must be given; several are series of their own.", DATA
+    )
     time: str | None = option(None, "Column of times: numbers or dates.", DATA)
     id: str | None = option(None, "Column that tells apart series which stand one below the other.", DATA)
     known: tuple[str, ...] = option((), "Column that is known ahead, such as holidays.", DATA)
@@ -255,17 +277,27 @@ class ForecastConfig(Config):
     recursive: bool = option(False, "Feed forecasts back, instead of giving all steps at once.", DATA)
     window: int | None = option(None, "Steps that the model reads.", DATA, least=2, none="two seasons, or 32")
     season: int | None = option(None, "Length of a season, 0 for none.", DATA, least=0, none="looked for")
-    transform: str = option("auto", "Before scaling.", DATA, choices=("auto", "none", "sqrt", "log"))
-    output: str = option("auto", "What is learned.", DATA, choices=("auto", "level", "change"))
-    quantile: tuple[float, ...] = option((), "Quantile to forecast too, such as 0.9.", DATA, above=0, below=1)
+    transform: str = option(
+        "auto",
+        "What is done to values before scaling; auto: that by which steps depend least on the level.",
+        DATA,
+        choices=("auto", "none", "sqrt", "log"),
+    )
+    output: str = option(
+        "auto",
+        "What is learned: values, or changes from the last one; auto: as the nearer of two naive forecasts does.",
+        DATA,
+        choices=("auto", "level", "change"),
+    )
+    quantile: tuple[float, ...] = option((), "Quantiles to forecast too, such as 0.1 and 0.9.", DATA, above=0, below=1)
     ets: bool = option(False, "Compare with statsmodels' exponential smoothing.", DATA)
-    arima: tuple[int, ...] = option((), "Compare with statsmodels' ARIMA: p, d and q.", DATA, least=0)
+    arima: tuple[int, ...] = option((), "Compare with statsmodels' ARIMA: its p, d and q.", DATA, least=0)
     hidden: int = changed("hidden", 64)
     dropout: float = changed("dropout", 0.3)
     learning_rate: float = changed("learning_rate", 1e-2)
     epochs: int = changed("epochs", 300)
     patience: int = changed("patience", 40)
-    steps_per_epoch: int | None = changed("steps_per_epoch", None, none="all windows once, but at most 4000")
+    steps_per_epoch: int | None = changed("steps_per_epoch", None, none="all windows once, but 4000 at most")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -289,11 +321,11 @@ class TextConfig(Config):
 
     unit: str = option("character", "What is read at a step.", DATA, choices=("character", "byte"))
 
-    test: float = changed("test", 0.05)
-    validation: float = changed("validation", 0.02)
+    test: float = changed("test", 0.05, help=TEST.format("characters"))
+    validation: float = changed("validation", 0.02, help=VALIDATION.format("characters"))
     hidden: int = changed("hidden", 384)
-    embedding: int = option(64, "Numbers that stand for a character.", MODEL, least=1)
-    window: int = option(32, "Characters that gradients go back through; states go on from there.", TRAINING, least=1)
+    embedding: int = option(64, "Numbers that stand for a character or a byte.", MODEL, least=1)
+    window: int = option(32, "Steps that gradients go back; the states go on.", TRAINING, least=1)
     epochs: int = changed("epochs", 20)
     steps_per_epoch: int | None = changed("steps_per_epoch", 800)
     patience: int = changed("patience", 4)
@@ -313,6 +345,8 @@ class FramesConfig(Config):
     )
     may_read_ahead: ClassVar[bool] = True
 
+    test: float = changed("test", 0.2, help=TEST.format("sequences"))
+    validation: float = changed("validation", 0.2, help=VALIDATION.format("sequences"))
     normalise: bool = option(True, "Bring each feature to mean 0 and deviation 1, by the training part.", DATA)
     stack: int = option(1, "Consecutive frames that are read at one step, side by side.", DATA, least=1, below=1001)
     skip: int = option(1, "Frames from one step to the next; those between get its label.", DATA, least=1, below=1001)
@@ -320,7 +354,7 @@ class FramesConfig(Config):
     hidden: int = changed("hidden", 128)
     class_weights: str = option(
         "none",
-        "What a frame or a sequence counts: one, or less the more of its class there are.",
+        "What a label counts: one, or the less the more there are of its class.",
         TRAINING,
         choices=("none", "balanced"),
     )
@@ -350,12 +384,15 @@ class Seq2SeqConfig(Config):
         "Train an encoder and a decoder with attention on pairs of texts, a source, a tab and a target in each line."
     )
     may_read_ahead: ClassVar[bool] = True  # the encoder has its whole source; the decoder never does
+    reads_ahead: ClassVar[bool] = True
 
+    test: float = changed("test", 0.2, help=TEST.format("sources"))
+    validation: float = changed("validation", 0.2, help=VALIDATION.format("sources"))
     tokens: str = option(
         "characters", "Symbols of a text: 'characters', 'words', or the path of a tokenizers JSON file.", DATA
     )
     rare: int = option(
-        2, "Words that the training part has less often are unknown; characters never are.", DATA, least=1
+        2, "Words that stand less often in the training part are unknown; characters never are.", DATA, least=1
     )
     vocabulary: int = option(20_000, "Words of each side that are known, at most: the most frequent.", DATA, least=1)
     longest: int = option(500, "Symbols of a source or a target, at most.", DATA, least=1, below=10_001)
@@ -363,7 +400,7 @@ class Seq2SeqConfig(Config):
     embedding: int = option(64, "Numbers that stand for a symbol.", MODEL, least=1)
     attention: str = option(
         "multiplicative",
-        "How the decoder looks at the source: Luong et al. 2015, or Bahdanau et al. 2015, which is slower.",
+        "How the decoder looks at the source: as in Luong et al. 2015, or Bahdanau et al. 2015, which is slower.",
         MODEL,
         choices=("multiplicative", "additive"),
     )
@@ -371,7 +408,7 @@ class Seq2SeqConfig(Config):
     batch: int = changed("batch", 64)
     teacher_forcing: float = option(
         1.0,
-        "Share of steps that are told the true symbol before; the others the model's own.",
+        "Share of steps that are told the true symbol before; the others are told the model's own.",
         TRAINING,
         least=0,
         most=1,

@@ -523,8 +523,7 @@ class Seq2SeqJob(Job):
         self.data, self.config, self.share, self.options = data, config, share, config
         self.parts = split(data, config)
         about = Facts.learn(data, self.parts.train, config)
-        directions = {} if "bidirectional" in config.recurrent else {"bidirectional": True}
-        spec = config.spec(config.embedding, **directions)
+        spec = config.spec(config.embedding)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = Translator(spec, about, config.dropout)
