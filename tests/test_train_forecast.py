@@ -157,8 +157,11 @@ def test_values_that_a_transform_does_not_take():
     ):
         plan([low], replace(SMALL, transform="log"))
     model = fit(wave(), transform="log").model
-    with pytest.raises(ValueError, match=r"none of 0 or below, with which this model was trained: give such values$"):
-        ahead(model, low)
+    for use in (lambda: ahead(model, low), lambda: model.evaluate([low])):
+        with pytest.raises(
+            ValueError, match=r"^In 'low.csv' .* 0 or below, with which this model was trained: give such"
+        ):
+            use()
 
 
 def test_each_series_of_a_panel_has_its_scale():
@@ -170,6 +173,22 @@ def test_each_series_of_a_panel_has_its_scale():
     np.testing.assert_allclose(ahead(models[1], larger[0]), ahead(models[0], plain[0]), rtol=1e-6)
     new = replace(plain[0], name="new")  # it was not trained on: its scale is taken from what is given
     assert np.isfinite(ahead(models[0], new)).all()
+
+
+def test_series_of_several_files_are_known_again_in_each(tmp_path):
+    """Alone, a file's series has the scale that it had among those of all files."""
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for k, file in enumerate(files):
+        pd.DataFrame({"y": 100**k * wave(90).values}).to_csv(file, index=False)
+    data = read_files(files, SMALL)
+    model = fit(data).model
+    assert [series.name for series in data] == ["a", "b"] == list(model.about.scaling)
+    for series, file in zip(data, files, strict=True):
+        [said] = model.predict([file])
+        assert said.columns.tolist() == ["row", "y"] and said["y"].tolist() == ahead(model, series).tolist()
+        assert model.about.scale(model.read([file])[0]) == model.about.scale(series)
+    both = pd.concat(model.predict(files))
+    assert both.columns.tolist() == ["file", "row", "y"] and both["file"].tolist() == list(map(str, files))
 
 
 def test_a_panel_is_scored_by_series():
@@ -286,6 +305,16 @@ def test_series_that_do_not_fit_get_one_sentence():
     days, years = pd.date_range("2024-01-01", periods=120), pd.RangeIndex(1900, 2020)
     with pytest.raises(ValueError, match=r"^it, series 'b', has other steps of 't' than it, series 'a',"):
         plan([wave(times=years, name="a"), wave(times=days, name="b")], replace(SMALL, time="t"))
+    model = fit(wave(times=years), time="t").model
+    for use in (lambda s: model.evaluate([s]), model.forecast):
+        with pytest.raises(
+            ValueError, match=r"^it has other steps of 't' than .* which had one row every 1: give a se"
+        ):
+            use(wave(times=pd.RangeIndex(1900, 2140, 2)))
+    with pytest.raises(
+        ValueError, match=r"^it has 8 rows: expected at least 9, the 8 that the model reads and 1 ahead$"
+    ):
+        model.evaluate([wave(8)])
 
 
 @pytest.mark.parametrize("horizon", [1, 5])

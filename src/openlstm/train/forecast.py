@@ -87,8 +87,9 @@ class ForecastAbout:
 
     def scale(self, series: Series) -> Scaling:
         """Of a series: as in training, or where it is new by what is given of it."""
-        if (pair := self.scaling.get(series.name)) is not None:
-            return Scaling(self.transform, *pair)
+        for name in (series.name, series.in_file):  # training may have had several files
+            if (pair := self.scaling.get(name)) is not None:
+                return Scaling(self.transform, *pair)
         return Scaling.fit(series.values, self.transform, changes=self.output == "change")
 
     def steps(self, steps: int) -> int:
@@ -242,9 +243,7 @@ class Forecaster(Trained):
         try:
             said = self.at(series, np.array([len(series)]), wanted)[0]
         except ValueError as error:
-            raise ValueError(
-                f"In {series.called} {error}, with which this model was trained: give such values"
-            ) from None
+            raise _unfit(series, error) from None
         columns: dict[str, Any] = {}
         if series.name:
             columns[about.columns.id or "series"] = series.name
@@ -253,15 +252,20 @@ class Forecaster(Trained):
         columns |= {f"quantile {q:g}": said[:, k] for k, q in enumerate(about.quantiles)}
         return pd.DataFrame(columns)
 
+    def _goes_by(self, series: Series) -> None:
+        """Errors: ValueError for a series whose times are otherwise apart than in training."""
+        step = self.about.step
+        if step is not None and not series.goes_by(step):
+            raise ValueError(
+                f"{series.called} has other steps of '{self.about.columns.time}' than the series that the model was "
+                f"trained on, which had one row every {step}: give a series with the same steps"
+            )
+
     def _fits(self, series: Series, steps: int) -> None:
         about = self.about
         if not 1 <= steps <= MOST_STEPS:
             raise ValueError(f"steps is {steps}: expected 1 to {MOST_STEPS:,}")
-        if about.step is not None and not series.goes_by(about.step):
-            raise ValueError(
-                f"{series.called} has other steps of '{about.columns.time}' than the series that the model was trained "
-                f"on, which had one row every {about.step}: give a series with the same steps"
-            )
+        self._goes_by(series)
         if len(series) < about.window:
             raise ValueError(
                 f"{series.called} has {len(series)} rows, but the model reads the last {about.window}: give at least "
@@ -287,23 +291,36 @@ class Forecaster(Trained):
         """On the last rows of each series; None: on all after the first window. Errors: ValueError."""
         tests = []
         for series in data:
+            self._goes_by(series)
             least = self.about.window + self.about.horizon
             if len(series) < least:
-                raise ValueError(f"{series.called} has {len(series)} rows: expected at least {least}")
+                raise ValueError(
+                    f"{series.called} has {len(series)} rows: expected at least {least}, the {self.about.window} that "
+                    f"the model reads and {self.about.horizon} ahead"
+                )
             rows = len(series) - self.about.window if last is None else last
             if not self.about.horizon <= rows <= len(series) - self.about.window:
                 raise ValueError(
                     f"last is {rows}: expected from the horizon, {self.about.horizon}, to "
                     f"{len(series) - self.about.window}, which is what {series.called} has after a window"
                 )
-            tests.append(self.backtest(series, len(series) - rows))
+            try:
+                tests.append(self.backtest(series, len(series) - rows))
+            except ValueError as error:
+                raise _unfit(series, error) from None
         return results(self, tests)
 
     def predict(self, files: Sequence[Path], *, steps: int | None = None) -> Iterator[pd.DataFrame]:
-        """What follows the end of each series, so many steps ahead. Only ends of series are held in memory."""
+        """What follows the end of each series, so many steps ahead. Only ends of series are held in memory.
+
+        Where there are several files, the first column says which.
+        """
         for path in files:
             for series in tails(path, self.about.columns, max(self.about.window, TAIL)):
-                yield self.forecast(series, steps)
+                found = self.forecast(series, steps)
+                if len(files) > 1:
+                    found.insert(0, "file", str(path))
+                yield found
 
     def look(self, path: Path) -> tuple[Trace, Any]:
         """The trace of the layers over the first series in a file, and its values."""
@@ -319,6 +336,11 @@ class Forecaster(Trained):
         given = None if more is None else torch.from_numpy(more).float()[:, None]
         found: Trace = trace(self.recurrent, self.inputs(z, given))
         return found
+
+
+def _unfit(series: Series, error: ValueError) -> ValueError:
+    """What is said of values that a trained model's transform does not take."""
+    return ValueError(f"In {series.called} {error}, with which this model was trained: give such values")
 
 
 def _quoted(names: Sequence[str]) -> str:

@@ -55,6 +55,11 @@ class Series:
         """For messages."""
         return f"{self.source}, series '{self.name}'," if self.name else self.source
 
+    @property
+    def in_file(self) -> str:
+        """Its name among the series of several files."""
+        return ", ".join(part for part in (Path(self.source.strip("'")).stem, self.name) if part)
+
     def __len__(self) -> int:
         return len(self.values)
 
@@ -150,12 +155,7 @@ def _distinct(found: list[Series], sources: Sequence[str]) -> list[Series]:
         return found
     if len(set(sources)) < len(sources):
         raise ValueError(f"{next(s for s in sources if sources.count(s) > 1)} is given twice: give each file once")
-    return [
-        dataclasses.replace(
-            series, name=", ".join(part for part in (Path(series.source.strip("'")).stem, series.name) if part)
-        )
-        for series in found
-    ]
+    return [dataclasses.replace(series, name=series.in_file) for series in found]
 
 
 def place_of(path: str | os.PathLike[str]) -> Callable[[int], str]:
@@ -323,7 +323,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _names(columns: Any) -> str:
-    shown = [f"'{name}'" for name in columns[:12]]
+    shown = [f"'{name!s:.60}'" for name in columns[:12]]
     return ", ".join(shown) + (f" and {len(columns) - 12} more" if len(columns) > 12 else "")
 
 
