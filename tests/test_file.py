@@ -5,6 +5,7 @@ import pickle
 import stat
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -124,9 +125,21 @@ def test_a_failed_write_leaves_the_old_file(path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(
+        OSError, match=r"^Cannot write '.*' \(No space left on device\): make room, or give another place$"
+    ):
         file.write(path, {"x": np.zeros(3)}, {})
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_without_rights_is_named_by_the_file(path, monkeypatch):
+    def fail(**_):
+        raise PermissionError(13, "Permission denied", ".hidden.tmp")
+
+    monkeypatch.setattr(tempfile, "mkstemp", fail)
+    with pytest.raises(PermissionError) as error:
+        file.write(path, {"x": np.zeros(3)}, {})
+    assert str(error.value) == f"Cannot write '{path}' (Permission denied): give another place"
 
 
 def test_no_folder(tmp_path):

@@ -374,6 +374,11 @@ def test_an_option_that_would_be_passed_over_gets_one_sentence(tmp_path, monkeyp
         (("--target", "y", "-o", "wave.csv"), "Cannot make the folder 'wave.csv' (File exists): give another one"),
         (("--target", "y", "--seed", "-1"), "seed is -1: expected at least 0 and below"),
         (("--target", "y", "--learning-rate", "inf"), "Training gave no finite score in any epoch: expected numbers"),
+        (
+            ("--target", "y", "--precision", "16-mixed"),
+            "precision is '16-mixed', which the CPU does not have: take bf16",
+        ),
+        (("--target", "y", "--quantile", "0.1,1.5"), "Error: quantile is 1.5: expected above 0 and below 1.\n"),
     ],
 )
 def test_a_bad_command_gets_one_sentence_and_leaves_nothing(csv, run, arguments, message):
@@ -404,8 +409,19 @@ def test_a_disk_that_is_full_leaves_no_half_file(csv, run, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     code, text = run("train", "forecast", csv, "--target", "y", "--epochs", 1, "--hidden", 4, "-o", "run")
-    assert code == WRONG and "No space left on device" in text and text.count("\n") == 1
+    assert code == WRONG and text.count("\n") == 1
+    assert "Cannot write 'run/config.yaml' (No space left on device): make room, or give another place" in text
     assert not Path("run").exists()
+
+
+def test_a_device_that_is_not_there_gets_one_sentence(csv, run, monkeypatch):
+    def none(**options: object) -> None:
+        raise RuntimeError("No supported gpu backend found!")
+
+    monkeypatch.setattr(loop, "Fabric", none)
+    code, text = run("train", "forecast", csv, "--target", "y", "--device", "gpu", "-o", "run")
+    assert code == WRONG and not Path("run").exists()
+    assert text == "Error: device is 'gpu', which cannot be had here (No supported gpu backend found!): take cpu.\n"
 
 
 def test_prediction_refuses_what_does_not_fit(csv, run):
@@ -430,6 +446,9 @@ def test_prediction_refuses_what_does_not_fit(csv, run):
     Path("folder").mkdir()
     code, said = run("predict", "run/model.safetensors", csv, "-o", "folder")
     assert (code, said) == (WRONG, "Error: Cannot write 'folder': it is a folder; give the name of a file.\n")
+    code, said = run("evaluate", "run/model.safetensors", csv, "-o", "e.json", "--report", "none/e.html")
+    assert (code, said) == (WRONG, "Error: Cannot write 'none/e.html': there is no folder 'none'; make it first.\n")
+    assert not Path("e.json").exists()
     code, said = run("predict", csv, csv)
     assert code == WRONG and said.startswith("Error: Cannot read 'wave.csv'")
 

@@ -498,7 +498,10 @@ def test_writing_goes_on_after_the_prompt():
         ({"temperature": -0.5}, "temperature is -0.5: expected a number of at least 0"),
         ({"temperature": math.nan}, "temperature is nan: expected a number of at least 0"),
         ({"prompt": ""}, "The prompt is empty: give at least one character, which may be a line end"),
-        ({"prompt": "€"}, "The prompt has '€' (U+20AC), character 1, which this model has never read: leave it out"),
+        (
+            {"prompt": "€"},
+            "The prompt has '€' (U+20AC), character 1, which this model has never read: give another prompt",
+        ),
     ):
         with pytest.raises(ValueError) as error:
             model.sample(**options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from . import weights
 from .spec import Spec
 
 VERSION = "1"  # of the format, under the metadata key "openlstm"
+FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # what systems say of a full disk
 TEMPORARY = ".tmp"  # ends the hidden file that becomes another; one is left only where a process was killed
 
 
@@ -49,15 +51,27 @@ def replace(path: str | os.PathLike[str], data: bytes) -> None:
         file.write(data)
 
 
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """What is written inside takes the place of a file at the end, and nothing does where an error comes before."""
+def check_place(path: str | os.PathLike[str]) -> None:
+    """May there be such a file. Errors: FileNotFoundError, IsADirectoryError."""
     target = Path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"Cannot write '{target}': there is no folder '{target.parent}'; make it first")
     if target.is_dir():
         raise IsADirectoryError(f"Cannot write '{target}': it is a folder; give the name of a file")
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=TEMPORARY)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """What is written inside takes the place of a file at the end, and nothing does where an error comes before.
+
+    Errors: OSError.
+    """
+    target = Path(path)
+    check_place(target)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=TEMPORARY)
+    except OSError as error:  # it would name the hidden file
+        raise type(error)(f"Cannot write '{target}' ({error.strerror}): give another place") from None
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -67,8 +81,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise OSError(f"Cannot write '{target}' ({error.strerror}): make room, or give another place") from None
         raise
 
 

@@ -250,10 +250,14 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(help="HTML page to write.", show_default="none")] = None,
 ) -> None:
     """Score a trained model on other data."""
+    from ..file import check_place
     from .report import write_report
     from .runs import write_metrics
     from .task import load
 
+    for path in (out, report):
+        if path is not None:
+            check_place(path)
     trained = load(model)
     call = _with_options(trained.evaluate, {"last": last}, trained.kind)
     results = call(trained.read(files))

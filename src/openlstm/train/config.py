@@ -164,12 +164,12 @@ def _checked(each: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
 
 def _checked_one(each: dataclasses.Field[Any], kind: type, value: Any, optional: bool) -> Any:
     name, told = each.name, each.metadata
-    given = f"{name} is {value!r}" if isinstance(value, str) else f"{name} is {value}"
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is float and isinstance(value, str):  # YAML reads 1e-3 as a text
         with contextlib.suppress(ValueError):
             value = float(value)
+    given = f"{name} is {value!r}" if isinstance(value, str) else f"{name} is {value}"
     fits = isinstance(value, Mapping if kind is dict else kind) and not (kind is int and isinstance(value, bool))
     nothing = f", or nothing: {told['none']}" if optional else ""
     if not fits:

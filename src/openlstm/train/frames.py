@@ -402,7 +402,10 @@ class FramesJob(Job):
         counts = torch.bincount(data.codes[part[data.sequences]], minlength=len(data.classes))
         there = counts.nonzero()[:, 0]
         if not 2 <= len(there) <= MOST:
-            raise ValueError(f"The training part has labels of {len(there)} classes: expected 2 to {MOST}")
+            raise ValueError(
+                f"The training part has {len(there)} different labels: expected 2 to {MOST:,}; give sequences that "
+                "have so many"
+            )
         about = Answers(
             classes=tuple(data.classes[k] for k in there.tolist()),
             counts=tuple(counts[there].tolist()),

@@ -129,6 +129,8 @@ def _reading(path: Path, advice: str) -> Iterator[None]:
         yield
     except BROKEN as error:
         reason = " ".join(str(error).split())[:200]
+        if "pickle" in reason:  # numpy would advise to run what is in the file
+            reason = "no array, or one of Python objects"
         raise ValueError(f"'{path}' cannot be read ({reason or type(error).__name__}): {advice}") from None
 
 

@@ -171,13 +171,18 @@ class _Run:
         self.saved = time.monotonic()
         config, world = job.config, share.world
         here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-        self.fabric = Fabric(
-            accelerator=config.device,
-            devices=here if world > 1 else 1,
-            num_nodes=world // here if world > 1 else 1,
-            strategy="ddp" if world > 1 else "auto",
-            precision=config.precision,  # type: ignore[arg-type] # its choices are Lightning's
-        )
+        try:
+            self.fabric = Fabric(
+                accelerator=config.device,
+                devices=here if world > 1 else 1,
+                num_nodes=world // here if world > 1 else 1,
+                strategy="ddp" if world > 1 else "auto",
+                precision=config.precision,  # type: ignore[arg-type] # its choices are Lightning's
+            )
+        except RuntimeError as error:
+            raise ValueError(f"device is '{config.device}', which cannot be had here ({error}): take cpu") from None
+        if config.precision == "16-mixed" and self.fabric.device.type == "cpu":  # Lightning would take another
+            raise ValueError("precision is '16-mixed', which the CPU does not have: take bf16-mixed, or device gpu")
         if world > 1:
             self.fabric.launch()
         self.factor = schedule(config, self.steps)
@@ -448,13 +453,19 @@ def threads(config: Config) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without Lightning's banners, tips and advice; its errors, and others' warnings, are still heard."""
-    loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning")]
+    names = ("lightning.fabric", "lightning.pytorch", "lightning", "tensorboardX")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            for message in ("GPU available but not used", ".*`isinstance\\(treespec, LeafSpec\\)`"):
+            known = (
+                "GPU available but not used",
+                ".*`isinstance\\(treespec, LeafSpec\\)`",
+                ".*AMP with fp16 is not supp",
+            )
+            for message in known:
                 warnings.filterwarnings("ignore", message)
             yield
     finally:

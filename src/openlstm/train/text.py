@@ -263,7 +263,7 @@ class TextModel(Trained):
             if character not in self.about.alphabet:
                 raise ValueError(
                     f"The prompt has {character!r} (U+{ord(character):04X}), character {at + 1}, which this model has "
-                    "never read: leave it out"
+                    "never read: give another prompt"
                 )
         ids = np.array([self.about.alphabet.index(character) for character in text])
         return self.write(iter([ids]), length, temperature, seed)
