@@ -10,6 +10,7 @@ What is read as ONNX Runtime has it, where the specification is silent or says o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import file
 from ..spec import Spec
 from .layers import Layers, Refused, blocks, stack
 
@@ -445,3 +447,21 @@ def _named(tensor: Any, name: str) -> Any:
     copy.CopyFrom(tensor)
     copy.name = name
     return copy
+
+
+def write(
+    layers: Layers | Mapping[str, Layers], path: str | os.PathLike[str], lengths: bool = False, states: bool = False
+) -> None:
+    """Writes a stack of layers as a model, whole or not at all: see `onnx_graph.model` for its inputs and outputs.
+
+    By ONNX's own operators where they can say it, else by primitive ones in a Scan. Masks of training are not in it.
+    Errors: ValueError for several stacks; OSError.
+    """
+    from .onnx_graph import model
+
+    _library()
+    if not isinstance(layers, Layers):
+        if len(layers) != 1:
+            raise ValueError(f"There are {len(layers)} stacks of layers: an ONNX model is written of one")
+        layers = next(iter(layers.values()))
+    file.replace(path, model(layers, lengths, states).SerializeToString())
