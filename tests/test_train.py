@@ -23,6 +23,7 @@ from openlstm.cli import WRONG, app
 from openlstm.train import loop, runs
 from openlstm.train.config import Config, ForecastConfig
 from openlstm.train.forecast import ForecastJob
+from openlstm.train.report import how
 from openlstm.train.series import Series
 from openlstm.train.task import Job, Results, Share, Shuffled, load, seeded
 
@@ -385,6 +386,21 @@ def test_a_bad_command_gets_one_sentence_and_leaves_nothing(csv, run, arguments,
     code, text = run("train", "forecast", csv, *arguments)
     assert code == WRONG and message in text and text.count("\n") == 1 and text.startswith("Error: "), text
     assert [path.name for path in Path().iterdir()] == ["wave.csv"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (loop.Outcome("epochs", 1, 1, 0.3, 0.44), "Trained to epoch 1, the best was epoch 1; 0.4 s"),
+        (
+            loop.Outcome("patience", 50, 10, 0.3, 71.8, 20),
+            "Stopped in epoch 50, without improvement since epoch 10, re",
+        ),
+        (loop.Outcome("interrupt", 4, 3, 0.3, 12.3), "Stopped by Ctrl-C in epoch 5, the best was epoch 3; 12 s"),
+    ],
+)
+def test_how_training_went_is_one_sentence(outcome, said):
+    assert how(outcome).startswith(said)
 
 
 def test_an_earlier_model_is_not_lost_by_mistake(csv, run):

@@ -525,7 +525,10 @@ def test_bytes_of_any_file(tmp_path):
     assert table["byte"].tolist() == [255, 0] and table["guess"].tolist()[0] == ""
     assert data.decode(data.ids[:20]) == content[:20].decode() and len(data.signs(data.ids[:20])) == 20
     assert model.sample("€", 9) == model.sample("€", 9)
-    assert job.results().parts
+    results = job.results()
+    assert "bits a byte" in job.score() and results.metrics["bits a byte"] > 0 and results.metrics["bytes"] == 40
+    told = " ".join(f"{part.title} {part.note} {getattr(part, 'columns', '')}" for part in results.parts)
+    assert "40 bytes" in told and "character" not in told
 
 
 def test_what_is_drawn_has_the_odds_of_the_model():

@@ -263,7 +263,7 @@ def curve_figure(curve: Sequence[Mapping[str, float]], best: int = 0, title: str
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e6e3dc", lw=0.7)
     grid[-1].set_xlabel("epoch")
-    grid[-1].xaxis.get_major_locator().set_params(integer=True)
+    grid[-1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     if title:
         figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
     return figure

@@ -572,8 +572,9 @@ def results(model: Forecaster, tests: Sequence[Backtest]) -> Results:
         chosen = {0: "Forecasts of the test part"}
     parts += [Picture(title, forecast_figure(tests[k], about)) for k, title in chosen.items()]
     parts.append(_worst(tests, own))
+    read = f"Above what the layers read: scaled {about.output}s. At most the last {SHOWN} steps."
     looked = model.traced(tests[next(iter(chosen))].series.end(SHOWN))
-    parts.append(gates(looked, "What the gates do while the series is read", f"At most its last {SHOWN} steps."))
+    parts.append(gates(looked, "What the gates do while the series is read", read))
     return Results(metrics, parts)
 
 

@@ -64,8 +64,10 @@ def report(model: FrameClassifier, data: Frames, chosen: Tensor) -> Results:
         rows = [(words[k], *map(str, full[k])) for k in range(classes)]
         shown.append(Table("What was said for what", ("true \\ said", *words), rows))
     more = f" The {WIDE} most frequent of {classes} classes." if classes > WIDE else ""
-    note = f"Each row is a class, its colours say how its labels were answered: the diagonal is right.{more}"
-    shown.append(Picture("What was said for what", confusion_figure(true, false, often, counts, words), note))
+    note = f"Each row is a class, its colours are shares of its labels: the diagonal is right.{more}"
+    shown.append(
+        Picture("How the labels of each class were answered", confusion_figure(true, false, often, counts, words), note)
+    )
     wrong = np.flatnonzero(true != false)
     worst = wrong[np.argsort(-often[wrong], kind="stable")[:WORST]]
     confused = [(words[true[k]], words[false[k]], str(often[k]), f"{often[k] / counts[true[k]]:.1%}") for k in worst]

@@ -53,12 +53,12 @@ def write_report(
 def how(outcome: Outcome) -> str:
     """How training went, in one sentence."""
     said = {
-        "patience": f"Stopped after {outcome.epochs} epochs without improvement since epoch {outcome.best_epoch}",
-        "epochs": f"Trained {outcome.epochs} epochs, the best was {outcome.best_epoch}",
-        "interrupt": f"Stopped by Ctrl-C in epoch {outcome.epochs + 1}, the best was {outcome.best_epoch}",
+        "patience": f"Stopped in epoch {outcome.epochs}, without improvement since epoch {outcome.best_epoch}",
+        "epochs": f"Trained to epoch {outcome.epochs}, the best was epoch {outcome.best_epoch}",
+        "interrupt": f"Stopped by Ctrl-C in epoch {outcome.epochs + 1}, the best was epoch {outcome.best_epoch}",
     }[outcome.stopped]
     again = f", resumed after epoch {outcome.resumed}" if outcome.resumed else ""
-    return f"{said}{again}; {outcome.seconds:.0f} s"
+    return f"{said}{again}; {outcome.seconds:.{int(outcome.seconds < 10)}f} s"
 
 
 def _text(value: Any) -> str:

@@ -50,7 +50,7 @@ def metrics_table(
 def worst_table(
     order: Sequence[int], source: Sequence[str], truth: Sequence[str], said: Sequence[str], cost: Sequence[float]
 ) -> Table:
-    rows: list[tuple[str, ...]] = [(source[k], truth[k], said[k], f"{-cost[k]:.3g}") for k in order]
+    rows: list[tuple[str, ...]] = [(source[k], truth[k], said[k], f"{-cost[k]:.3f}".replace("-", "−")) for k in order]
     note = "Those whose true target the model finds least likely: log p for each of its symbols."
     return Table("Worst cases", ("source", "truth", "model", "log p"), rows, note)
 

@@ -385,7 +385,7 @@ class TextJob(Job):
         found = self.model.score(self.data.ids[:end], self.validation, self.share)
         count = float(len(found.bits))
         return {
-            "bits a character": (float(found.bits.sum(dtype=np.float64)), count),
+            f"bits a {self.data.unit}": (float(found.bits.sum(dtype=np.float64)), count),
             "guessed right": (float(found.right.sum()), count),
         }
 

@@ -50,6 +50,11 @@ class Text:
         more = f" and {len(self.names) - 1} more" if len(self.names) > 1 else ""
         return f"'{self.names[0]}'{more}"
 
+    @property
+    def unit(self) -> str:
+        """What a symbol is."""
+        return "byte" if self.alphabet == BYTES else "character"
+
     def decode(self, ids: Ids) -> str:
         """The text of symbols by their places in the alphabet."""
         return decoded(self.alphabet, ids)
@@ -92,30 +97,31 @@ class Look:
 def report(data: Text, begin: int, scored: Scored, baselines: Mapping[str, float], look: Look) -> Results:
     """All that is said of how a text was guessed from some character on.
 
-    baselines: bits a character of other models, by name.
+    baselines: bits a symbol of other models, by name.
     """
+    unit = data.unit
     bits, count = float(scored.bits.mean(dtype=np.float64)), len(scored.bits)
     others = dict(baselines) | {"all alike": math.log2(len(data.alphabet))}
     metrics = {
-        "bits a character": bits,
+        f"bits a {unit}": bits,
         "guessed right": float(scored.right.mean()),
-        "characters": count,
+        f"{unit}s": count,
         "alphabet": len(data.alphabet),
-        "bits a character of others": others,
+        f"bits a {unit} of others": others,
     }
     rows: list[tuple[str, ...]] = [("the model", f"{bits:.3f}", "")]
     rows += [(name, f"{value:.3f}", f"{value - bits:+.3f}".replace("-", "−")) for name, value in others.items()]
-    note = f"The likeliest character is the right one in {scored.right.mean():.1%}."
-    note += " An n-gram knows the n − 1 characters before." if baselines else ""
+    note = f"The likeliest {unit} is the right one in {scored.right.mean():.1%}."
+    note += f" An n-gram knows the n − 1 {unit}s before." if baselines else ""
     read = data.signs(data.ids[begin : begin + COLUMNS * LINES])
     parts: list[Table | Picture | Passage] = [
-        Table(f"{count:,} characters", ("", "bits a character", "above the model"), rows, note),
+        Table(f"{count:,} {unit}s", ("", f"bits a {unit}", "above the model"), rows, note),
         Picture("What was hard to guess", surprise_figure(read, scored.bits), "The darker, the less it was expected."),
         _kinds(data, data.ids[begin:], scored),
         _worst(data, begin, scored.bits),
         Picture(
             "How much it helps to know more",
-            reach_figure(look.reach, others),
+            reach_figure(look.reach, others, unit),
             "Reading begins at many places of the text, without what is before.",
         ),
         Passage("What the model writes", look.written, f"It was given what ends with: {look.prompt[-PASSAGE:]!r}"),
@@ -138,7 +144,7 @@ def _kinds(data: Text, ids: Ids, scored: Scored) -> Table:
             share = bits.sum() / max(float(scored.bits.sum(dtype=np.float64)), 1e-300)
             right = scored.right[own].mean()
             rows.append((name, f"{own.mean():.1%}", f"{bits.mean():.2f}", f"{share:.1%}", f"{right:.1%}"))
-    columns = ("", "of all characters", "bits a character", "of all bits", "guessed right")
+    columns = ("", f"of all {data.unit}s", f"bits a {data.unit}", "of all bits", "guessed right")
     return Table("Where the bits go", columns, rows)
 
 
@@ -160,7 +166,7 @@ def _worst(data: Text, begin: int, bits: NDArray[np.float32]) -> Table:
         place = begin + int(edges[k])
         text = data.decode(data.ids[place : place + int(sizes[k])])
         rows.append((data.where(place), f"{means[k]:.2f}", visible(text)))
-    return Table("The passages that cost most", ("file:line", "bits a character", "text"), rows)
+    return Table("The passages that cost most", ("file:line", f"bits a {data.unit}", "text"), rows)
 
 
 def surprise_figure(text: str, bits: NDArray[np.float32]) -> Figure:
@@ -205,8 +211,8 @@ def surprise_figure(text: str, bits: NDArray[np.float32]) -> Figure:
     return figure
 
 
-def reach_figure(reach: NDArray[np.floating], others: Mapping[str, float]) -> Figure:
-    """The bits that a character costs by how many before it are known."""
+def reach_figure(reach: NDArray[np.floating], others: Mapping[str, float], unit: str = "character") -> Figure:
+    """The bits that a symbol costs by how many before it are known."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -223,8 +229,8 @@ def reach_figure(reach: NDArray[np.floating], others: Mapping[str, float]) -> Fi
             axes.annotate(name, (1, bits), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("characters that are known before")
-    axes.set_ylabel("bits a character")
+    axes.set_xlabel(f"{unit}s that are known before")
+    axes.set_ylabel(f"bits a {unit}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e6e3dc", lw=0.7)
     return figure
