@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -315,6 +316,19 @@ def test_series_that_do_not_fit_get_one_sentence():
         ValueError, match=r"^it has 8 rows: expected at least 9, the 8 that the model reads and 1 ahead$"
     ):
         model.evaluate([wave(8)])
+
+
+def test_what_cannot_be_compared_with_is_said_before_training(monkeypatch):
+    config = replace(SMALL, arima=(9, 0, 0), test=100)
+    with pytest.raises(
+        ValueError, match=r"^ARIMA\(9,0,0\) cannot be fitted to 20 rows: expected at least 22; leave it"
+    ):
+        plan([wave()], replace(config, window=2, validation=1))
+    for name in [name for name in sys.modules if name.startswith("statsmodels")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "statsmodels", None)
+    with pytest.raises(ImportError, match=r"^ets and arima need statsmodels: install it with pip install statsmodels$"):
+        plan([wave()], replace(config, test=24))
 
 
 @pytest.mark.parametrize("horizon", [1, 5])

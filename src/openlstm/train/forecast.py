@@ -356,6 +356,8 @@ def plan(data: Sequence[Series], config: ForecastConfig) -> tuple[list[Split], F
     trains = [series.values[: cut.train] for series, cut in zip(data, cuts, strict=True)]
     season = _season(trains) if config.season is None else config.season
     shortest = min(map(len, trains))
+    if config.ets or config.arima:  # now, not after training
+        scores.statistical(min(cut.validation for cut in cuts), season, config.ets, config.arima)
     if config.window is None:
         window = max(2, min(2 * season or 32, (shortest - horizon) // 2))
     outputs = 1 if config.recursive else horizon

@@ -69,18 +69,17 @@ def naive(values: Array, starts: Rows, horizon: int, season: int) -> dict[str, A
     return found
 
 
-def fitted(
-    values: Array, starts: Rows, horizon: int, season: int, ets: bool, arima: tuple[int, ...]
-) -> dict[str, Array]:
-    """What statsmodels' ETS and ARIMA say from each start, (M, horizon). They are fitted to what is before the first.
+def statistical(first: int, season: int, ets: bool, arima: tuple[int, ...]) -> dict[str, Callable[[Array], Any]]:
+    """statsmodels' models of a series by name, whose first rows, so many, they are to be fitted to.
 
-    At each later start they have read what came until then, with the parameters as they were. ETS has an additive
-    error, a damped trend, and with a season an additive one. Errors: ValueError where a model cannot be fitted.
+    ETS has an additive error, a damped trend, and with a season an additive one.
+    Errors: ValueError for too few rows, ImportError.
     """
-    from statsmodels.tsa.arima.model import ARIMA
-    from statsmodels.tsa.exponential_smoothing.ets import ETSModel
-
-    first = int(starts.min())
+    try:
+        from statsmodels.tsa.arima.model import ARIMA
+        from statsmodels.tsa.exponential_smoothing.ets import ETSModel
+    except ModuleNotFoundError:
+        raise ImportError("ets and arima need statsmodels: install it with pip install statsmodels") from None
     period = season if 1 < season <= first // 2 else 0
     wanted: dict[str, Callable[[Array], Any]] = {}
     if ets:
@@ -88,10 +87,23 @@ def fitted(
         wanted["ETS"] = lambda y: ETSModel(y, error="add", trend="add", damped_trend=True, **more)
     if arima:
         wanted[f"ARIMA({','.join(map(str, arima))})"] = lambda y: ARIMA(y, order=arima)
-    found = {}
-    for name, model in wanted.items():
+    for name in wanted:
         if first < (least := 2 * (period + 5 if name == "ETS" else sum(arima) + 2)):
             raise ValueError(f"{name} cannot be fitted to {first} rows: expected at least {least}; leave it out")
+    return wanted
+
+
+def fitted(
+    values: Array, starts: Rows, horizon: int, season: int, ets: bool, arima: tuple[int, ...]
+) -> dict[str, Array]:
+    """What statsmodels' ETS and ARIMA say from each start, (M, horizon). They are fitted to what is before the first.
+
+    At each later start they have read what came until then, with the parameters as they were.
+    Errors: ValueError where a model cannot be fitted, ImportError.
+    """
+    first = int(starts.min())
+    found = {}
+    for name, model in statistical(first, season, ets, arima).items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on how the fit went: its errors tell
             try:
