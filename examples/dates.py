@@ -1,9 +1,9 @@
 """Reads dates as people write them: trains an encoder and a decoder with attention on dates that this file makes.
 
-    python examples/dates.py [--out dates] [--pairs 20000] [--seed 0]
+    python examples/dates.py [--only-data] [--out dates] [--pairs 20000] [--epochs 100] [--seed 0]
 
-Into the folder go dates.tsv (such as "3rd of May 1998", a tab, "1998-05-03") and the trained model. The same by the
-command line: `openlstm train seq2seq dates/dates.tsv`.
+Into the folder go dates.tsv (such as "3rd of May 1998", a tab, "1998-05-03"), new.txt with a few more dates, and the
+trained model. With --only-data the command line can train instead: `openlstm train seq2seq dates/dates.tsv`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def write(pairs: list[Pair], path: Path) -> None:
 
 
 def main() -> None:
-    """Makes the data, trains, and reads a few dates."""
+    """Makes the data; trains, and reads a few dates."""
     from rich.console import Console
     from rich.table import Table
 
@@ -102,10 +102,15 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=20_000, help="how many (%(default)s)")
     parser.add_argument("--epochs", type=int, default=Seq2SeqConfig.epochs, help="to train at most (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of data and model (%(default)s)")
+    parser.add_argument("--only-data", action="store_true", help="train nothing")
     given = parser.parse_args()
     console = Console(highlight=False)
-    data = given.out / "dates.tsv"
+    data, new = given.out / "dates.tsv", given.out / "new.txt"
     write(make(given.pairs, given.seed), data)
+    new.write_text("Friday, May 8, 2026\n29.2.00\nDec 24 '49\n", encoding="utf-8")
+    if given.only_data:
+        console.print(f"Wrote dates.tsv and new.txt to {given.out}/", soft_wrap=True, markup=False)
+        return
     config = Seq2SeqConfig(seed=given.seed, epochs=given.epochs)
     job = TASK.job(TASK.read([data], config), config, Share())
     outcome = loop.train(job, progress=console)
@@ -117,10 +122,9 @@ def main() -> None:
         table.add_row(*row)
     console.print(table)
     job.model.save(given.out / "model.safetensors")
-    (given.out / "new.txt").write_text("Friday, May 8, 2026\n29.2.00\nDec 24 '49\n", encoding="utf-8")
-    for piece in job.model.predict([given.out / "new.txt"]):
+    for piece in job.model.predict([new]):
         console.print(piece.to_string(index=False))
-    console.print(f"Wrote dates.tsv and model.safetensors to {given.out}/", soft_wrap=True, markup=False)
+    console.print(f"Wrote dates.tsv, new.txt and model.safetensors to {given.out}/", soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,10 @@ A frame shows one of four symbols as a noisy vector. One of the first ten frames
 after the first one a light goes on and stays on: until then the label is "wait", from then on it is the symbol that was
 marked, at least 50 frames ago, and the symbols shown since are of no use.
 
-Run it with: python examples/frames.py
+    python examples/frames.py [--only-data] [--out runs/frames] [--sequences 6000] [--epochs 60]
+
+Into the folder go frames.npz, the trained model, pictures of how it does, and what it says of every frame. With
+--only-data the command line can train instead: `openlstm train frames runs/frames/frames.npz`.
 """
 
 from __future__ import annotations
@@ -44,16 +47,20 @@ def make(path: Path, count: int, seed: int) -> None:
 
 
 def main() -> None:
-    """Makes the file, trains, tells how it went, and writes."""
+    """Makes the file; trains, tells how it went, and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sequences", type=int, default=6000, help="to make (%(default)s)")
     parser.add_argument("--epochs", type=int, default=60, help="to train (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/frames"), help="where results go (%(default)s)")
+    parser.add_argument("--only-data", action="store_true", help="train nothing")
     given = parser.parse_args()
     console = Console(highlight=False)
     file.make_folder(given.out)
     data_file = given.out / "frames.npz"
     make(data_file, given.sequences, seed=0)
+    if given.only_data:
+        console.print(f"Wrote frames.npz to {given.out}/", soft_wrap=True, markup=False)
+        return
 
     # For ten epochs, and with some seeds for twenty, nothing seems to be learned: patience outlasts them.
     config = FramesConfig(hidden=64, learning_rate=5e-3, schedule="cosine", epochs=given.epochs, patience=given.epochs)

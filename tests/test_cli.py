@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.distributed.run
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import openlstm
@@ -201,16 +203,31 @@ def test_a_missing_library_is_named(tmp_path):
     )
 
 
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def example(monkeypatch, name, *arguments):
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    runpy.run_path(name, run_name="__main__")
+
+
 def test_the_commands_in_the_readme_run(tmp_path, monkeypatch):
-    root = pathlib.Path(__file__).parents[1]
-    (tmp_path / "examples").symlink_to(root / "examples")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
-    text = (root / "README.md").read_text(encoding="utf-8")
+    # The reader's own file.
+    sales = 10 + np.random.default_rng(0).random(120).round(2)
+    pd.DataFrame({"shop": ["a"] * 60 + ["b"] * 60, "sales": sales}).to_parquet("panel.parquet")
     commands = "example|describe|train|predict|evaluate|sample"
     pattern = rf"(?:^|`)(?:openlstm|python) ((?:(?:{commands})\b|examples/(?:text|frames|dates)).*?)(?:`|$)"
-    found = re.findall(pattern, text, re.MULTILINE)
+    found = re.findall(pattern, README, re.MULTILINE)
+    for line in re.findall("^torchrun (.*)$", README, re.MULTILINE):  # here by one process
+        given = torch.distributed.run.get_args_parser().parse_args(shlex.split(line))
+        assert given.module and given.training_script == "openlstm"
+        found.append(shlex.join(given.training_script_args))
     # What trains for minutes is made shorter: it shall run here, not learn.
     shorter = {
+        "train forecast": ("--hidden", "8", "--epochs", "1"),
         "train text": ("--hidden", "8", "--epochs", "1", "--steps-per-epoch", "2"),
         "train frames": ("--hidden", "8", "--epochs", "1"),
         "train seq2seq": ("--hidden", "8", "--epochs", "1"),
@@ -227,13 +244,41 @@ def test_the_commands_in_the_readme_run(tmp_path, monkeypatch):
         used |= key
         arguments += shorter[key.pop()] if key else ()
         if arguments[0].endswith(".py"):
-            monkeypatch.setattr(sys, "argv", arguments)
-            runpy.run_path(arguments[0], run_name="__main__")
+            example(monkeypatch, *arguments)
         else:
             done = call(*arguments)
             assert done.exit_code == 0, f"{line}: {done.output}"
     assert used == shorter.keys()
     assert {line.split()[0] for line in found} >= set(commands.split("|"))
+    assert (tmp_path / "runs" / "panel" / "model.safetensors").exists()
+
+
+def test_the_examples_train(tmp_path, monkeypatch, capsys):
+    """From Python, where the README has them make data only."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    for name, (size, folder) in {"frames": ("--sequences", "runs/frames"), "dates": ("--pairs", "dates")}.items():
+        example(monkeypatch, f"examples/{name}.py", size, "60", "--epochs", "1")
+        said = capsys.readouterr().out.splitlines()[-1]
+        written = re.findall(r"[a-z-]+\.[a-z]+", said)
+        assert said.startswith("Wrote ") and "model.safetensors" in written
+        assert all((tmp_path / folder / file).exists() for file in written)
+
+
+TASKS = {"## Train from a file": "forecast", "### Text": "text", "### Frames": "frames", "### Pairs": "seq2seq"}
+
+
+@pytest.mark.parametrize("heading", TASKS)
+def test_the_options_in_the_readme_are_those_of_its_task(heading):
+    own = TASKS[heading]
+    options = get_command(cli.app).commands["train"].commands[own].params
+    known = {flag for option in options for flag in option.opts} | {"--help", "--only-data"}
+    part = re.split("^##", README.partition(heading)[2], flags=re.MULTILINE)[0]
+    for code in re.findall(r"`(--.*?)`", part):
+        assert set(re.findall("--[a-z-]+", code)) <= known, code
+        if " " in code:  # with what it may be
+            done = call("train", own, *code.split(), "--print-config")
+            assert done.exit_code == 0, f"{code}: {done.output}"
 
 
 def test_as_a_program(tmp_path):
