@@ -123,6 +123,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("characters"), help="where results go (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the first weights (%(default)s)")
     given = parser.parse_args()
+    if not given.minutes > 0:
+        parser.error(f"minutes is {given.minutes:g}: expected a number above 0")
     console = Console(highlight=False)
     torch.manual_seed(given.seed)
     library = Path(sysconfig.get_path("stdlib"))
