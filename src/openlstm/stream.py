@@ -151,6 +151,8 @@ class Stream:
                 self._engine.step(x, y)
                 return y
         chosen = None if which is None else self._chosen(which)
+        if chosen is not None and len(np.unique(chosen)) < len(chosen):
+            raise ValueError(f"which is {which!r}: expected each stream once, for a step has one place to go on from")
         lead = self._lead if chosen is None else chosen.shape
         x = self._given(x, lead)
         shape = (*lead, self._model.outputs)
@@ -169,7 +171,7 @@ class Stream:
 
     def run(self, chunk: Any) -> Floats:
         """Many steps: (T, I) or (T, N, I), whole numbers (T,) or (T, N), to (T, O) or (T, N, O). Errors: ValueError."""
-        time = len(chunk)
+        time = len(chunk) if np.ndim(chunk) else 0
         lead = (time, *self._lead)
         x = self._given(chunk, lead)
         y: Floats = np.empty((*lead, self._model.outputs), np.float32)
@@ -218,7 +220,7 @@ class Stream:
     def fork(self, which: Sequence[int] | None = None) -> Stream:
         """New streams with the same weights that begin where these are; `which`: where each new one begins.
 
-        >>> # beams = stream.fork([0, 0, 0]) follows three ways from the same place
+        So stream.fork([0, 0, 0]) follows three ways from one place.
         """
         if which is None:
             other = Stream(self._model, self.batch, self._threads)
