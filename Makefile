@@ -26,6 +26,9 @@ sanitize: $(READY) ## the core's tests under sanitizers: addresses, undefined be
 	$(BIN)/python -m pip install --quiet cmake ninja nanobind
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/sanitize.py
 
+fuzz: $(READY) ## what reads files, on many more mutated ones than the tests take (ten minutes)
+	OPENLSTM_FUZZ=20000 $(BIN)/python -m pytest -n auto -k "mutated_files or any_file_is"
+
 bench: $(READY) ## time this against its peers: see benchmarks/
 	$(BIN)/python -m benchmarks.run
 
@@ -55,4 +58,4 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	$(BIN)/python -m pip install --quiet 'openlstm[docs]'
 	@touch $@
 
-.PHONY: help demo test lint sanitize bench docs clean
+.PHONY: help demo test lint sanitize fuzz bench docs clean

@@ -92,7 +92,11 @@ def test_no_spec_and_no_floats(path):
     assert error(path) == f"'{path}': bias_hh_l0 is of type torch.int32, expected a floating type"
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=int(os.environ.get("OPENLSTM_FUZZ", 300)),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(data=st.data())
 def test_mutated_files_give_one_error_or_a_module(path, data):
     original = path.read_bytes()
