@@ -5,7 +5,6 @@ import pickle
 import stat
 import subprocess
 import sys
-import tempfile
 
 import numpy as np
 import pytest
@@ -137,10 +136,10 @@ def test_a_failed_write_leaves_the_old_file(path, monkeypatch):
 
 
 def test_a_folder_without_rights_is_named_by_the_file(path, monkeypatch):
-    def fail(**_):
+    def fail(*_):
         raise PermissionError(13, "Permission denied", ".hidden.tmp")
 
-    monkeypatch.setattr(tempfile, "mkstemp", fail)
+    monkeypatch.setattr(file, "open", fail, raising=False)
     with pytest.raises(PermissionError) as error:
         file.write(path, {"x": np.zeros(3)}, {})
     assert str(error.value) == f"Cannot write '{path}' (Permission denied): give another place"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,21 +68,20 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     target = Path(path)
     check_place(target)
+    # The name is known before there is a file: wherever Ctrl-C comes, it is taken away again.
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}{TEMPORARY}")
     try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=TEMPORARY)
-    except OSError as error:  # it would name the hidden file
-        raise type(error)(f"Cannot write '{target}' ({error.strerror}): give another place") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
+        try:
+            file = open(temporary, "xb")  # noqa: SIM115 - it is closed below
+        except OSError as error:  # it would name the hidden file
+            raise type(error)(f"Cannot write '{target}' ({error.strerror}): give another place") from None
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        mask = os.umask(0)  # mkstemp gives no rights to others; a plain file has what the umask leaves
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, target)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in FULL:
             raise OSError(f"Cannot write '{target}' ({error.strerror}): make room, or give another place") from None
         raise
