@@ -2,8 +2,9 @@
 
 The model reads the frames in order, at step s those from s * skip on, `stack` of them side by side; past its end a
 sequence goes on with its last frame. With labels of frames the answer at step s + delay is the label of the frames
-s * skip .. s * skip + skip - 1: with a delay it has read what comes after them (Sak, Senior and Beaufays 2014: 5). With
-labels of sequences it is the label, by the top layer's output at the last step, and of its reversed half at the first.
+s * skip .. s * skip + skip - 1: with a delay it has read what comes after them; Sak, Senior and Beaufays 2014 take 5
+frames. With labels of sequences it is the label, by the top layer's output at the last step, and of its reversed half
+at the first.
 
     x(s) = (frame(s * skip), ..., frame(s * skip + stack - 1)), each feature less its mean, by its deviation
     log p(s) = log_softmax(W y(s) + b), y the output of the recurrent layers

@@ -115,7 +115,7 @@ def _known(column: Column, closed: bool, config: Seq2SeqConfig) -> tuple[str, ..
 
 class Additive(nn.Module):
     """Bahdanau, Cho, Bengio 2015, in appendix A.1.2: the score of memory h_j for the state before, s_(i-1), is
-    v . tanh(W s_(i-1) + U h_j)."""
+    v . tanh(W s_(i-1) + U h_j + b), where the paper has no b."""
 
     before = True  # the decoder's step: the context goes into it
 
@@ -174,15 +174,15 @@ class Translator(Trained):
     The encoder reads the source x_1 .. x_S, in both directions unless it was told otherwise:
         h_1 .. h_S = encoder(E x)
     The decoder's layers begin at tanh(V h + b), from the encoder's final h of the same layer, in both directions; other
-    states (the memory c) begin at the same without tanh. With multiplicative attention (Luong et al. 2015) it runs
-    over the whole target at once, and looks at the source then:
+    states (the memory c) begin at the same without tanh. With multiplicative attention (Luong et al. 2015, without the
+    input feeding of section 3.3) it runs over the whole target at once, and looks at the source then:
         s_t = decoder(s_(t-1), E y_(t-1))
         a_ts = exp(s_t . W h_s) / sum over s of it                      eq. 7, with the score `general`
-        c_t = sum over s of a_ts h_s                                    end of section 3.1
+        c_t = sum over s of a_ts h_s                                    section 3.1, in words
         r_t = tanh(W_c [c_t; s_t])                                      eq. 5
         p(y_t) = softmax(W_s r_t)                                       eq. 6
     With additive attention (Bahdanau et al. 2015) it looks first, and goes step by step:
-        a_ij = exp(v . tanh(W s_(i-1) + U h_j)) / sum over j of it      eq. 6 and appendix A.1.2
+        a_ij = exp(v . tanh(W s_(i-1) + U h_j + b)) / sum over j of it  eq. 6 and appendix A.1.2, which has no b
         c_i = sum over j of a_ij h_j                                    eq. 5
         s_i = decoder(s_(i-1), [E y_(i-1); c_i])                        after eq. 4
         p(y_i) = softmax(W_s tanh(W_c [c_i; s_i]))                      eq. 4, where the paper has a maxout layer
@@ -323,8 +323,9 @@ class Translator(Trained):
         """The target that the model finds best, for sources (S, B) of these lengths (B,).
 
         Of `beam` hypotheses for each source, the likeliest go on. One that ends is kept if log p / ((5 + n) / 6)^alpha
-        is the greatest so far, where n is its number of symbols with the end (Wu et al. 2016, eq. 14). The search is
-        over where none that is open could become better. With beam=1 it is the likeliest symbol at each step.
+        is the greatest so far, where n is its number of symbols with the end (Wu et al. 2016, eq. 14, without what it
+        adds for coverage). The search is over where none that is open could become better. With beam=1 it is the
+        likeliest symbol at each step.
         Gives the symbols (B, T), PAD past the end, log p (B,) and n (B,).
         """
         memory, state = self.encode(source, lengths)
