@@ -97,6 +97,15 @@ def test_an_option_on_the_command_line_goes_before_the_file(tmp_path):
     assert found["recurrent"] == {"peephole": "diagonal", "cell_clip": 3.0}
 
 
+def test_none_is_given_as_help_says_it(tmp_path):
+    (tmp_path / "c.yaml").write_text("recurrent: {peephole: diagonal}\n")
+    arguments = ["-c", str(tmp_path / "c.yaml"), "--peephole", "none", "--forget-bias", "none", "--print-config"]
+    result = CliRunner().invoke(app, ["train", "forecast", *arguments])
+    found = yaml.safe_load(result.output)["recurrent"]
+    assert found == {"peephole": None, "forget_bias": None}
+    assert str(ForecastConfig(hidden=4, recurrent=found).spec(1)) == "lstm(1, 4)"
+
+
 def test_lists_of_numbers_and_names():
     arguments = "--target a --target b,c --arima 9,0,1 --quantile 0.1,0.9 --print-config"
     result = CliRunner().invoke(app, ["train", "forecast", *arguments.split()])

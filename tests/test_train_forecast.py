@@ -289,6 +289,7 @@ def test_pandas_in_and_out():
     [
         ({}, "No target is given: 'w.csv' has 'y'; choose what to forecast"),
         ({"target": ("y",), "known": ("z",)}, "'w.csv' has no column 'z': it has 'y'; choose one of them"),
+        ({"target": ("y",), "id": ""}, "'w.csv' has no column '': it has 'y'; choose one of them"),
     ],
 )
 def test_files_that_do_not_fit_get_one_sentence(tmp_path, monkeypatch, config, message):

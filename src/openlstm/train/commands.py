@@ -101,7 +101,8 @@ def _command(config: type[Config]) -> Callable[..., None]:
         recurrent = dict(values.get("recurrent") or {})
         for name in RECURRENT.keys() & chosen.keys():
             cell = chosen.get("cell", values.get("cell", config.cell))
-            recurrent |= Spec.parse_options(cell, f"{name}={chosen[name]}")
+            none = {name: None} if chosen[name] == "none" else None  # as --help has it
+            recurrent |= none or Spec.parse_options(cell, f"{name}={chosen[name]}")
         for each in fields(config):
             if each.name in chosen:
                 kind, _, many = kind_of(hints(config)[each.name])

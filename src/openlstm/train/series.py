@@ -285,7 +285,7 @@ def _there(frame: pd.DataFrame, columns: Columns, source: str) -> list[str]:
     """The columns that are named, which must be in the table."""
     if not columns.target:
         raise ValueError(f"No target is given: {source} has {_names(frame.columns)}; choose what to forecast")
-    named = [*columns.target, *(each for each in (columns.time, columns.id) if each), *columns.exogenous]
+    named = [*columns.target, *(each for each in (columns.time, columns.id) if each is not None), *columns.exogenous]
     for column in named:
         if column not in frame.columns:
             raise ValueError(f"{source} has no column '{column}': it has {_names(frame.columns)}; choose one of them")
