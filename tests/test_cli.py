@@ -265,6 +265,16 @@ def test_the_examples_train(tmp_path, monkeypatch, capsys):
         assert all((tmp_path / folder / file).exists() for file in written)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of a shell")
+def test_a_reader_who_has_enough_gets_no_error():
+    code = (
+        "from openlstm.cli import app; import typer\n@app.command()\ndef endless():\n  while True: typer.echo('a' * 99)"
+    )
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code + chr(10) + 'app()')} endless | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("a" * 99 + "\n", "")
+
+
 TASKS = {"## Train from a file": "forecast", "### Text": "text", "### Frames": "frames", "### Pairs": "seq2seq"}
 
 

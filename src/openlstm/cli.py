@@ -29,6 +29,8 @@ class Commands(TyperGroup):
         """Runs a command."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # nobody reads on, as with `| head`: typer ends without a word
+            raise
         except (ValueError, TypeError, OSError, ImportError) as error:
             _say(f"Error: {_sentence(error)}")
             raise typer.Exit(WRONG) from None
