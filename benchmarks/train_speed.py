@@ -31,7 +31,8 @@ from openlstm.train.config import CONFIGS
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 LEAST, ROUNDS = 85.0, 3  # percent; how often each is timed: the median counts
 CORE = ("_flush", "_pack")  # what calls the core, in backends/
-CHUNKS = {"batch": 16, "truncate": 20, "delay": 5}  # as Sak, Senior and Beaufays 2014 train
+# 20 steps and a delay of 5 are those of Sak, Senior and Beaufays 2014, who have 4 or 8 sequences in a step.
+CHUNKS = {"batch": 16, "truncate": 20, "delay": 5}
 # What is trained: the task, its options, how many steps, and the least share.
 ROWS: list[tuple[str, dict[str, Any], int, float]] = [
     ("forecast", {"target": ("y",), "hidden": 128, "window": 64}, 200, LEAST),
