@@ -8,12 +8,15 @@ steps ago? (Arjovsky, Shah and Bengio 2016.) Temporal order: X or Y came twice a
 All cells have the same settings, in all problems. What each is for:
 
 - Units begin with memories of 1 to ten times the sequence's length ("chrono", Tallec and Ollivier 2018, equation 16,
-  who take 1.5 times), and with small input gates. With torch.nn's biases copy stays at chance.
+  who take 1.5 times), and with small input gates. Copy is left at an error of 0.36 with torch.nn's biases.
 - Recurrent weights are orthogonal gate by gate. Input weights are up to 2: as one input is on at a time, those of
   torch.nn, which are for sums of many, hardly move a gate.
 - The gradient is clipped at a norm that it always exceeds, so each step has the same weight. On the way to copy its
   norm jumps a hundredfold, and after each jump Adam's memory of it would make hundreds of steps too small.
-- 128 units. With 64, copy is left at an error of 0.06 after the same time.
+- 128 units. With 64, copy is left at an error of 0.028 after about the same time.
+
+These errors are of seed 0, which leaves copy at 0.0007. Seed 1 leaves it at 0.004, and seed 2 at 0.0101: that is just
+not solved after 5000 steps, and is after 6000.
 
 What did not help copy: gates or candidates with less recurrence, an open output gate, an input gate that is less shut,
 memories of lengths that are even on a logarithmic scale, smaller batches, a slower beginning. No curriculum is used.
@@ -240,7 +243,7 @@ def learn(asked: tuple[str, str, int, int]) -> Learned:
     """Trains one network on one thread. Asked: the problem, the cell, the seed and the epochs."""
     name, cell, seed, epochs = asked
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # gradients that vanish would take the RNN six times as long, for the same bits
+    torch.set_flush_denormal(True)  # gradients that vanish would take the RNN up to six times as long
     config = Config(**SETTINGS, **CELLS[cell][2], seed=seed, epochs=epochs, patience=epochs)
     job, start = ClassicJob(PROBLEMS[name], config), time.process_time()
     curve = [point["error"] for point in loop.train(job).curve]
