@@ -28,7 +28,12 @@ SHARED = (
     "weight_dropout=0.3",
     "zoneout_h=0.2",
 )
-PROJECTED = ("proj_size=2", "proj_size=2, proj_clip=0.4", "proj_size=2, nonrecurrent_proj_size=3")
+PROJECTED = (
+    "proj_size=2",
+    "proj_size=2, proj_clip=0.4",
+    "proj_size=2, nonrecurrent_proj_size=3",
+    "proj_size=2, nonrecurrent_proj_size=3, proj_bias",
+)
 ON_CANDIDATE = "recurrent_dropout=0.3, recurrent_dropout_on=candidate"
 OPTIONS: dict[str, tuple[str, ...]] = {
     "lstm": (
@@ -129,6 +134,7 @@ COMBINATIONS = (
     # Sak, Senior and Beaufays 2014, whole; and with TensorFlow's clips.
     "lstm(3, 6, 6; proj_size=3, nonrecurrent_proj_size=2, peephole=diagonal)",
     "lstm(3, 6; proj_size=3, proj_clip=0.3, peephole=diagonal, cell_clip=0.5)",
+    "lstm(3, 6, 6; bidirectional, bias=False, proj_size=3, proj_bias, proj_clip=0.3, peephole=diagonal, zoneout_h=0.2)",
     "lstm(3, 6, 5; bidirectional, proj_size=3, nonrecurrent_proj_size=2, proj_clip=0.3, peephole=diagonal, "
     "coupled=i=1-f, cell_clip=0.5)",
     "lstm(3, 6; peephole=diagonal, coupled=f=1-i, preactivation_clip=0.8)",

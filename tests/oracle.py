@@ -115,12 +115,12 @@ def step(spec, size, p, x, state, mask):
     if spec.proj_size:
         recurs = "r"
         m = new["h"]
-        new["h"] = p["weight_hr"] @ m
+        new["h"] = p["weight_hr"] @ m + (p["bias_hr"] if spec.proj_bias else 0)
         if spec.proj_clip:
             new["h"] = np.minimum(np.maximum(new["h"], -spec.proj_clip), spec.proj_clip)
         values["r"] = new["h"]
         if spec.nonrecurrent_proj_size:
-            values["p"] = extra = p["weight_hp"] @ m
+            values["p"] = extra = p["weight_hp"] @ m + (p["bias_hp"] if spec.proj_bias else 0)
     for name, shown in (("h", recurs), ("c", "c")):
         if "zoneout_" + name in mask:
             d = mask["zoneout_" + name]

@@ -33,7 +33,7 @@ def declared(cell):
         yield {"zoneout_c": 0.3}
     if CELLS[cell].projects:
         yield {"proj_size": 2}
-        yield {"proj_size": 2, "nonrecurrent_proj_size": 3, "proj_clip": 0.05}
+        yield {"proj_size": 2, "nonrecurrent_proj_size": 3, "proj_bias": True, "proj_clip": 0.05}
 
 
 def specs():

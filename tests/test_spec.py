@@ -67,7 +67,15 @@ def specs(draw):
         return Spec.of(cell, draw(SIZES), sizes, **options)
     except ValueError:
         # Most are refused for a projection that does not fit, or for layers that residual cannot add.
-        for name in ("proj_size", "nonrecurrent_proj_size", "proj_clip", "residual", "zoneout_c", "forget_bias"):
+        for name in (
+            "proj_size",
+            "nonrecurrent_proj_size",
+            "proj_bias",
+            "proj_clip",
+            "residual",
+            "zoneout_c",
+            "forget_bias",
+        ):
             options.pop(name, None)
     try:
         return Spec.of(cell, draw(SIZES), sizes, **options)
@@ -233,7 +241,7 @@ def test_the_ways_to_say_the_same():
         (
             "rnn(3, 5; peephole=dense)",
             "Unknown option 'peephole' of rnn: expected one of bias, batch_first, bidirectional, dropout, proj_size, "
-            "nonrecurrent_proj_size, proj_clip, layer_norm, residual, learned_state, recurrent_dropout, "
+            "nonrecurrent_proj_size, proj_bias, proj_clip, layer_norm, residual, learned_state, recurrent_dropout, "
             "recurrent_dropout_on, weight_dropout, zoneout_h, zoneout_c, nonlinearity",
         ),
         ("lstm(3, 5; peephole=full)", "peephole='full': expected one of None, 'diagonal', 'dense'"),

@@ -408,7 +408,7 @@ def test_every_recurrent_option_reaches_both_networks():
         if name in ("nonlinearity", "reset"):
             continue  # of other cells
         value = values.get(name, not known.default if isinstance(known.default, bool) else 0.25)
-        needed = {"proj_size": 3} if name in ("nonrecurrent_proj_size", "proj_clip") else {}
+        needed = {"proj_size": 3} if name in ("nonrecurrent_proj_size", "proj_bias", "proj_clip") else {}
         model = job_of(recurrent=needed | {name: value}).model
         for layers in (model.encoder, model.decoder):
             ours = (

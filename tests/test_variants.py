@@ -71,7 +71,7 @@ def test_cases_have_every_option_and_every_function():
         named = {part.partition("=")[0] for option in OPTIONS[cell] for part in option.split(", ")}
         known = {*_FIELDS, *definition.options} - {"batch_first"}  # which only the modules see
         if not definition.projects:
-            known -= {"proj_size", "proj_clip", "nonrecurrent_proj_size"}
+            known -= {"proj_size", "proj_bias", "proj_clip", "nonrecurrent_proj_size"}
         known -= set() if "c" in definition.states else {"zoneout_c"}
         known -= set() if definition.candidate else {"recurrent_dropout_on"}
         assert named == known, cell

@@ -100,15 +100,15 @@ def from_memory(c: Array, weight: Array, m: Any) -> Array:
     return m.linear(c, weight, None)
 
 
-def project(h: Array, recurrent: Array, non_recurrent: Array | None, clip: float, m: Any) -> tuple[Array, Array | None]:
+def project(h: Array, weights: Arrays, clip: float, m: Any) -> tuple[Array, Array | None]:
     """r = W_hr h, which recurs, and p = W_hp h, which only goes out: Sak, Senior and Beaufays 2014, eq. 12 and 13.
 
-    The clip is TensorFlow's proj_clip: on r, which is fed back clipped.
+    Kaldi and TFLite add biases. The clip is TensorFlow's proj_clip: on r, which is fed back clipped.
     """
-    r = m.linear(h, recurrent, None)
+    r = m.linear(h, weights["weight_hr"], weights.get("bias_hr"))
     if clip:
         r = m.clip(r, -clip, clip)
-    return r, None if non_recurrent is None else m.linear(h, non_recurrent, None)
+    return r, m.linear(h, weights["weight_hp"], weights.get("bias_hp")) if "weight_hp" in weights else None
 
 
 def zoneout(new: Array, old: Array, keep: Array | float) -> Array:

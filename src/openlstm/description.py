@@ -13,10 +13,10 @@ from .spec import Spec, Walk
 KINDS: dict[str, str | tuple[str, ...]] = {
     "W": "weight_ih",
     "R": "weight_hh",
-    "b": "bias_",
+    "b": ("bias_ih", "bias_hh"),
     "peephole": "weight_ch",
     "norm": "norm_",
-    "projection": ("weight_hr", "weight_hp"),
+    "projection": ("weight_hr", "weight_hp", "bias_hr", "bias_hp"),
     "state": "initial_",
     "own": "",  # vectors that only one cell has
 }

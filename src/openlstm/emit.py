@@ -25,6 +25,8 @@ _CALLED = {
     "norm_hh": "gain_R",
     "weight_hr": "W_hr",
     "weight_hp": "W_hp",
+    "bias_hr": "b_hr",
+    "bias_hp": "b_hp",
 }
 
 

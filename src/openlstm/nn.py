@@ -28,6 +28,7 @@ class Options(TypedDict, total=False):
     """What every module takes beyond torch.nn's parameters."""
 
     nonrecurrent_proj_size: int  # a second projection p of h that does not recur: the output is [r; p]
+    proj_bias: bool  # of both projections
     proj_clip: float  # bound of |r|; 0: none
     layer_norm: bool  # of W x and of R h over all gates, and of c where it is read
     residual: bool  # every layer but the first adds its input to its output

@@ -75,6 +75,7 @@ class Spec:
     dropout: float = _told(0.0, "Share of the outputs left out in training, in every layer but the last.")
     proj_size: int = _told(0, "Size of the recurrent projection (LSTMP); 0: none.")
     nonrecurrent_proj_size: int = _told(0, "Size of a second projection, which does not recur; 0: none.")
+    proj_bias: bool = _told(False, "The projections have biases, as Kaldi's and TFLite's.")
     proj_clip: float = _told(0.0, "Bound of the projection; 0: none.")
     layer_norm: bool = _told(False, "Layer norm of Ba et al. 2016.")
     residual: bool = _told(False, "Add a layer's input to its output, from the second on.")
@@ -119,7 +120,7 @@ class Spec:
             _check_size("hidden_size", size)
         for name in ("recurrent_dropout", "weight_dropout", "zoneout_h", "zoneout_c"):
             object.__setattr__(self, name, _checked_rate(name, getattr(self, name)))
-        for name in ("bias", "batch_first", "bidirectional", "layer_norm", "residual", "learned_state"):
+        for name in ("bias", "batch_first", "bidirectional", "proj_bias", "layer_norm", "residual", "learned_state"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} should be of type bool, got: {type(getattr(self, name)).__name__}")
         object.__setattr__(self, "proj_clip", _checked_number("proj_clip", self.proj_clip))
@@ -141,7 +142,7 @@ class Spec:
             raise ValueError(f"proj_size is not defined for {self.cell}: it mixes h with the old one. Expected 0")
         if self.nonrecurrent_proj_size < 0:
             raise ValueError("nonrecurrent_proj_size should be a positive integer or zero to have none")
-        for name in ("nonrecurrent_proj_size", "proj_clip"):
+        for name in ("nonrecurrent_proj_size", "proj_bias", "proj_clip"):
             if getattr(self, name) and not self.proj_size:
                 raise ValueError(f"{name}={getattr(self, name)} needs a recurrent projection: give proj_size too")
 
@@ -221,6 +222,10 @@ class Spec:
             shapes["weight_hr"] = (self.proj_size, size)
         if self.nonrecurrent_proj_size:
             shapes["weight_hp"] = (self.nonrecurrent_proj_size, size)
+        if self.proj_bias:
+            shapes["bias_hr"] = (self.proj_size,)
+        if self.proj_bias and self.nonrecurrent_proj_size:
+            shapes["bias_hp"] = (self.nonrecurrent_proj_size,)
         if self.definition.dense(self):
             shapes["weight_ch"] = (rows, size)
         if self.layer_norm:

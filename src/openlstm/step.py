@@ -66,7 +66,7 @@ class Step:
         new = {name: values[name] for name in self.cell.states}
         output = None
         if spec.proj_size:
-            new["h"], output = cells.project(new["h"], p["weight_hr"], p.get("weight_hp"), spec.proj_clip, m)
+            new["h"], output = cells.project(new["h"], p, spec.proj_clip, m)
             values["r"] = new["h"]
             if output is not None:
                 values["p"] = output

@@ -24,7 +24,7 @@ from ..spec import Spec
 from .layers import Layers, Refused
 
 PARAMETER = re.compile(
-    r"(?:(?P<prefix>.+)\.)?(?P<name>(?:weight_(?:ih|hh|hr|hp|ch)|bias_ih|bias_hh|norm_\w+?|initial_\w+?))"
+    r"(?:(?P<prefix>.+)\.)?(?P<name>(?:weight_(?:ih|hh|hr|hp|ch)|bias_(?:ih|hh|hr|hp)|norm_\w+?|initial_\w+?))"
     r"(?P<suffix>_l(?P<layer>\d+)(?P<reverse>_reverse)?)?"
 )
 CELLS = {4: "lstm", 3: "gru", 1: "rnn"}  # by the rows of W for each unit
@@ -149,6 +149,8 @@ def _of_arrays(name: str, arrays: Mapping[str, np.ndarray], options: dict[str, A
         seen["proj_size"] = arrays["weight_hr_l0"].shape[0]
     if "weight_hp_l0" in arrays:
         seen["nonrecurrent_proj_size"] = arrays["weight_hp_l0"].shape[0]
+    if "bias_hr_l0" in arrays:
+        seen["proj_bias"] = True
     if "weight_ch_l0" in arrays:
         seen["peephole"] = "diagonal" if arrays["weight_ch_l0"].ndim == 1 else "dense"
     seen |= {"layer_norm": True} if "norm_ih_l0" in arrays else {}
