@@ -10,6 +10,7 @@ import sys
 from xml.etree import ElementTree
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 import torch
@@ -18,7 +19,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import openlstm
-from openlstm import cli, file
+from openlstm import cli, convert, file
 from openlstm.example import worked_example
 
 
@@ -212,13 +213,27 @@ def example(monkeypatch, name, *arguments):
     runpy.run_path(name, run_name="__main__")
 
 
+def as_arrays(module):
+    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+
+
 def test_the_commands_in_the_readme_run(tmp_path, monkeypatch):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     # The reader's own file.
     sales = 10 + np.random.default_rng(0).random(120).round(2)
     pd.DataFrame({"shop": ["a"] * 60 + ["b"] * 60, "sales": sales}).to_parquet("panel.parquet")
-    commands = "example|describe|train|predict|evaluate|sample"
+    layers = convert.Layers(openlstm.LSTM(3, 4).spec, as_arrays(openlstm.LSTM(3, 4)))
+    torch.save(
+        {f"encoder.{name}": tensor for name, tensor in openlstm.LSTM(3, 4).state_dict().items()}, "checkpoint.pt"
+    )
+    convert.write(layers, "model.onnx")
+    node = onnx.load("model.onnx")
+    next(one for one in node.graph.node if one.op_type == "LSTM").name = "encoder"
+    onnx.save(node, "model.onnx")
+    two = openlstm.LSTM(3, 4, num_layers=2)
+    convert.write(convert.Layers(two.spec, as_arrays(two)), "checkpoint.npz", "tf1")
+    commands = "example|describe|train|predict|evaluate|sample|convert"
     pattern = rf"(?:^|`)(?:openlstm|python) ((?:(?:{commands})\b|examples/(?:text|frames|dates)).*?)(?:`|$)"
     found = re.findall(pattern, README, re.MULTILINE)
     for line in re.findall("^torchrun (.*)$", README, re.MULTILINE):  # here by one process

@@ -52,7 +52,7 @@ def test_modules_and_files_both_ways(tmp_path, kind, options):
     for ending in (".pt", ".safetensors"):
         path = tmp_path / f"m{ending}"
         format.write(found, path)
-        state = format._load(path)
+        state = format.load(path)
         assert {name: t.shape for name, t in state.items()} == {
             name: t.shape for name, t in model.state_dict().items() if name.startswith("encoder")
         }

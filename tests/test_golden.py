@@ -8,51 +8,17 @@ import pytest
 import torch
 
 import openlstm.backends
-from openlstm.spec import Spec
+from openlstm.convert import tf1
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "tf1_cells.json").read_text())
 BACKENDS = list(openlstm.backends.BACKENDS.values())
 
 
-def spec_of(cell, options, inputs, units):
-    """Our name of a TensorFlow cell."""
-    if cell == "BasicRNNCell":
-        return Spec.of("rnn", inputs, units)
-    if cell == "GRUCell":
-        return Spec.of("gru", inputs, units, reset="before", activations=("sigmoid", options.get("activation", "tanh")))
-    activation = options.get("activation", "tanh")
-    return Spec.of(
-        "lstm",
-        inputs,
-        units,
-        activations=("sigmoid", activation, activation),
-        peephole="diagonal" if options.get("use_peepholes") else None,
-        cell_clip=options.get("cell_clip", 0.0),
-        proj_size=options.get("num_proj", 0),
-        proj_clip=options.get("proj_clip", 0.0),
-    )
-
-
-def parameters_of(cell, options, weights, inputs):
-    """Our parameters: gates in our order, transposed, the bias that TensorFlow adds at run time stored."""
-    weights = {name: np.array(value) for name, value in weights.items()}
-    if cell == "GRUCell":
-        kernels, biases = (
-            [*np.split(weights[f"gates/{what}"], 2, -1), weights[f"candidate/{what}"]] for what in ("kernel", "bias")
-        )
-    elif cell == "BasicRNNCell":
-        kernels, biases = [weights["kernel"]], [weights["bias"]]
-    else:
-        (i, j, f, o), (b_i, b_j, b_f, b_o) = (np.split(weights[name], 4, -1) for name in ("kernel", "bias"))
-        kernels, biases = [i, f, j, o], [b_i, b_f + options.get("forget_bias", 1.0), b_j, b_o]
-    kernel, bias = np.concatenate(kernels, -1).T, np.concatenate(biases)
-    found = {"weight_ih": kernel[:, :inputs], "weight_hh": kernel[:, inputs:]}
-    found |= {"bias_ih": bias, "bias_hh": np.zeros_like(bias)}
-    if "projection/kernel" in weights:
-        found["weight_hr"] = weights["projection/kernel"].T
-    if "w_i_diag" in weights:
-        found["weight_ch"] = np.concatenate([weights[f"w_{k}_diag"] for k in "ifo"])
-    return {name + "_l0": torch.tensor(value, dtype=torch.float64) for name, value in found.items()}
+def layers_of(cell, options, weights):
+    """Read by the converter, as variables without a scope."""
+    given = {name: value for name, value in options.items() if name in tf1.ARGUMENTS}
+    given |= {"forget_bias": 1.0} if "LSTM" in cell and "forget_bias" not in given else {}  # TensorFlow's default
+    return tf1.read({name: np.array(value) for name, value in weights.items()}, {"cell": cell, **given})[""]
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda module: module.__name__.rpartition(".")[2])
@@ -61,11 +27,10 @@ def test_tensorflow_1(title, backend):
     golden = GOLDEN["cells"][title]
     cell, options = golden["cell"], golden["options"]
     x, *states = (torch.tensor(golden[name], dtype=torch.float64) for name in ("x", "h", "c") if name in golden)
-    units = (states[1] if len(states) == 2 else states[0]).shape[1]
-    spec = spec_of(cell, options, x.shape[2], units)
+    spec, arrays = layers_of(cell, options, golden["weights"])
     if reason := backend.why_not(spec, x):
         pytest.skip(reason)
-    parameters = parameters_of(cell, options, golden["weights"], spec.input_size)
+    parameters = {name: torch.tensor(array) for name, array in arrays.items()}
     assert {name: tuple(value.shape) for name, value in parameters.items()} == spec.parameters
     y, last = backend.forward(spec, x, parameters, dict(zip(spec.state_names, states, strict=True)))
     np.testing.assert_allclose(y, golden["outputs"], 1e-12, 1e-12)

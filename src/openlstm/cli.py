@@ -217,17 +217,45 @@ def convert(
     name: Annotated[
         str | None, typer.Option(help="Which layers, where SOURCE has several.", show_default="the only ones")
     ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=VALUE, of what no file of SOURCE's format shows: forget_bias=1.0 (tf1), nonlinearity=relu "
+            "(torch), delay=-1 (kaldi). Can be given several times.",
+            show_default="none",
+        ),
+    ] = None,
 ) -> None:
-    """Move recurrent layers between PyTorch, ONNX and openlstm, and compare both sides on random input.
+    """Move recurrent layers between PyTorch, ONNX, TensorFlow 1, Flax, haste, Kaldi and openlstm.
 
-    What cannot be the same on the other side is refused, with the reason.
+    Both sides run on random input where the other library is installed, and the largest difference is printed. What
+    cannot be the same on the other side is refused, with the reason. Formats: openlstm (.safetensors), torch (.pt,
+    .pth, .bin), onnx (.onnx); and tf1, flax, haste, kaldi, which are .npz files of arrays, by --from and --to.
     """
     from .convert import convert as move
 
-    layers, difference = move(source, target, source_format=source_format, target_format=target_format, name=name)
+    options: dict[str, object] = {}
+    for each in option or ():
+        named, equals, value = each.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"'{each}': expected NAME=VALUE", param_hint="--option")
+        options[named] = _value(value)
+    layers, difference = move(
+        source, target, source_format=source_format, target_format=target_format, name=name, options=options
+    )
     typer.echo(f"Wrote {target}: {layers.spec}")
     if difference is not None:
         typer.echo(f"On random input the largest difference between both sides is {difference:.2g}")
+
+
+def _value(text: str) -> object:
+    """A number, yes or no, several words with "/" between them, or a word."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"True": True, "False": False}.get(text, tuple(text.split("/")) if "/" in text else text)
 
 
 @app.command()

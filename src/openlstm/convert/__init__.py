@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .. import file
 from .layers import Layers, Refused
@@ -23,17 +23,22 @@ __all__ = ["FORMATS", "Layers", "Refused", "convert", "read", "write"]
 
 
 class Format(NamedTuple):
-    """A format: its module here, the endings of its files, and what it is."""
+    """A format: the endings of its files, what it is, and can reading take options (of what no file shows)."""
 
-    module: str
     endings: tuple[str, ...]
     words: str
+    options: bool = False
 
 
+# Each but ours is read and written by the module of its name here. Files of arrays have no sign of whose they are.
 FORMATS = {
-    "openlstm": Format("", (".safetensors",), "a model file of openlstm"),
-    "torch": Format("torch", (".pt", ".pth", ".bin"), "a state_dict of PyTorch"),
-    "onnx": Format("onnx", (".onnx",), "an ONNX model"),
+    "openlstm": Format((".safetensors",), "a model file of openlstm"),
+    "torch": Format((".pt", ".pth", ".bin"), "a state_dict of PyTorch", True),
+    "onnx": Format((".onnx",), "an ONNX model"),
+    "tf1": Format((), "variables of TensorFlow 1's cells (.npz)", True),
+    "flax": Format((), "parameters of Flax' cells (.npz)", True),
+    "haste": Format((), "parameters of haste's layers (.npz, .pt)", True),
+    "kaldi": Format((), "arrays of Kaldi's LSTM components (.npz)", True),
 }
 
 
@@ -47,20 +52,25 @@ def _format(path: str | os.PathLike[str], given: str | None) -> str:
         if ending in each.endings:
             return name
     endings = ", ".join(ending for each in FORMATS.values() for ending in each.endings)
-    raise ValueError(f"'{path}' ends with '{ending}': expected one of {endings}, or say which format it is")
+    others = ", ".join(name for name, each in FORMATS.items() if not each.endings)
+    raise ValueError(f"'{path}' ends with '{ending}': expected one of {endings}, or say which format it is: {others}")
 
 
 def _module(name: str) -> ModuleType:
-    return import_module(f".{FORMATS[name].module}", __package__)
+    return import_module(f".{name}", __package__)
 
 
-def read(path: str | os.PathLike[str], format: str | None = None) -> dict[str, Layers]:
+def read(
+    path: str | os.PathLike[str], format: str | None = None, options: Mapping[str, Any] | None = None
+) -> dict[str, Layers]:
     """All stacks of recurrent layers in a file, by the names that they have there.
 
-    format: one of FORMATS; None: by the file's ending. Errors: FileNotFoundError, ValueError (`Refused` where a
-    conversion cannot be right), ImportError.
+    format: one of FORMATS; None: by the file's ending. options: what the format's file does not show, as its module
+    says. Errors: FileNotFoundError, ValueError (`Refused` where a conversion cannot be right), ImportError.
     """
     name = _format(path, format)
+    if options and not FORMATS[name].options:
+        raise ValueError(f"Of {FORMATS[name].words} nothing needs to be said: leave out {', '.join(options)}")
     if name == "openlstm":
         arrays, metadata = file.read(path)
         spec = file.read_spec(path, metadata)
@@ -68,7 +78,7 @@ def read(path: str | os.PathLike[str], format: str | None = None) -> dict[str, L
         return {"": Layers(spec, arrays)}
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file '{path}': give {FORMATS[name].words}")
-    found: dict[str, Layers] = _module(name).read(path)
+    found: dict[str, Layers] = _module(name).read(path, options) if options else _module(name).read(path)
     return found
 
 
@@ -79,10 +89,7 @@ def write(layers: Layers | Mapping[str, Layers], path: str | os.PathLike[str], f
         one = layers if isinstance(layers, Layers) else _only(layers, path)
         file.write(path, one.arrays, {"spec": str(one.spec)})
         return
-    module = _module(name)
-    if not hasattr(module, "write"):
-        raise Refused(f"'{path}' would be {FORMATS[name].words}, which is only read here: write another format")
-    module.write(layers, path)
+    _module(name).write(layers, path)
 
 
 def _only(layers: Mapping[str, Layers], what: object) -> Layers:
@@ -99,19 +106,22 @@ def convert(
     source_format: str | None = None,
     target_format: str | None = None,
     name: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Layers, float | None]:
     """Reads one file and writes another; gives what was converted, and the largest difference on random input.
 
-    name: which stack, where the source has several. The difference is that of the source's own library from ours, None
-    where that is not installed. Errors: as `read` and `write` have them.
+    name: which stack, where the source has several. options: as `read` takes them. The difference is that of the
+    other side's library from ours, None where that is not installed. Errors: as `read` and `write` have them.
     """
-    found = read(source, source_format)
+    found = read(source, source_format, options)
     if name is not None and name not in found:
         raise ValueError(f"'{source}' has no layers called '{name}': expected one of {', '.join(map(repr, found))}")
     one = found[name] if name is not None else _only(found, source)
     write(one, target, target_format)
-    kind = _format(source, source_format)
-    if kind == "openlstm":
+    kind, to = _format(source, source_format), _format(target, target_format)
+    if kind == to == "openlstm":
         return one, None
+    if kind == "openlstm":
+        return one, _module(to).difference(target, {"": one})
     chosen = name if name is not None else next(iter(found))
     return one, _module(kind).difference(source, {chosen: one})

@@ -40,21 +40,21 @@ def read(source: Any, options: Mapping[str, Any] | None = None) -> dict[str, Lay
     """
     if isinstance(source, nn.Module):
         return _of_module(source)
-    state = source if isinstance(source, Mapping) else _load(source)
+    state = source if isinstance(source, Mapping) else load(source)
     name = "the state_dict" if isinstance(source, Mapping) else f"'{os.fspath(source)}'"
     found: dict[str, dict[str, np.ndarray]] = {}
     for key, tensor in state.items():
         match = PARAMETER.fullmatch(key) if isinstance(key, str) and isinstance(tensor, Tensor) else None
         if match is not None:
             own = found.setdefault(match["prefix"] or "", {})
-            own[match["name"] + (match["suffix"] or "_l0")] = _array(tensor)
+            own[match["name"] + (match["suffix"] or "_l0")] = as_numpy(tensor)
     layers = {prefix: _of_arrays(f"{prefix or name}", arrays, dict(options or {})) for prefix, arrays in found.items()}
     if not layers:
         raise ValueError(f"{name} has no recurrent layers: expected names such as 'weight_ih_l0'")
     return layers
 
 
-def _load(path: Any) -> Mapping[str, Any]:
+def load(path: Any) -> Mapping[str, Any]:
     target = Path(path)
     if not target.is_file():
         raise FileNotFoundError(f"There is no file '{target}': give a state_dict that torch.save wrote")
@@ -91,7 +91,7 @@ def _load(path: Any) -> Mapping[str, Any]:
     return found
 
 
-def _array(tensor: Tensor) -> np.ndarray:
+def as_numpy(tensor: Tensor) -> np.ndarray:
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
 
@@ -101,9 +101,9 @@ def _of_module(module: nn.Module) -> dict[str, Layers]:
     for name, part in module.named_modules():
         quantised = type(part).__module__.endswith("quantized.dynamic.modules.rnn")
         if isinstance(part, Recurrent):
-            found[name] = Layers(part.spec, {k: _array(v) for k, v in part.state_dict().items()})
+            found[name] = Layers(part.spec, {k: as_numpy(v) for k, v in part.state_dict().items()})
         elif type(part) in CLASSES:
-            arrays = {k if "_l" in k else f"{k}_l0": _array(v) for k, v in part.state_dict().items()}
+            arrays = {k if "_l" in k else f"{k}_l0": as_numpy(v) for k, v in part.state_dict().items()}
             options = {
                 k: getattr(part, k) for k in ("batch_first", "dropout", "nonlinearity") if getattr(part, k, None)
             }
@@ -121,8 +121,8 @@ def _of_module(module: nn.Module) -> dict[str, Layers]:
 
 def _of_quantised(name: str, part: Any) -> Layers:
     """The floats that torch's quantised weights stand for."""
-    arrays = {key: _array(weight.dequantize()) for key, weight in part.get_weight().items()}
-    arrays |= {key: _array(bias) for key, bias in part.get_bias().items() if bias is not None}
+    arrays = {key: as_numpy(weight.dequantize()) for key, weight in part.get_weight().items()}
+    arrays |= {key: as_numpy(bias) for key, bias in part.get_bias().items() if bias is not None}
     options = {"batch_first": part.batch_first, "dropout": float(part.dropout)}
     return _of_arrays(name, {key if "_l" in key else f"{key}_l0": array for key, array in arrays.items()}, options)
 
