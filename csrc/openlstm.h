@@ -22,7 +22,8 @@ int openlstm_inputs(const openlstm_stream *);
 int openlstm_outputs(const openlstm_stream *);
 int openlstm_streams(const openlstm_stream *);
 
-/* One step of all streams: x (streams, inputs), y (streams, outputs). Memory is taken at loading alone. */
+/* One step of all streams: x (streams, inputs), y (streams, outputs). Memory is taken at loading alone. A model that
+   forecasts a series gives NaN for values that its transform does not take, such as the logarithm of 0. */
 void openlstm_step(openlstm_stream *, const float *x, float *y);
 /* One step of `count` streams, whose numbers are in `which`, each at most once: x and y have a row for each. */
 void openlstm_step_some(openlstm_stream *, const float *x, float *y, const int *which, int count);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -18,7 +19,7 @@ using namespace openlstm;
 namespace {
 
 constexpr char MAGIC[] = "openlstm stream\n";  // 16 bytes, without the 0
-constexpr Long VERSION = 1, MOST = Long(1) << 31;
+constexpr Long VERSION = 2, MOST = Long(1) << 31;
 
 void expect(bool holds, const char *what) {
   if (!holds) throw std::runtime_error(what);
@@ -253,21 +254,43 @@ struct Stage {
   std::vector<float> numbers;
 };
 
+// The first number of x is a value of a series, and y forecasts it: _Series in stream.py. One for each stream.
+struct Series {
+  int transform = 0;  // TRANSFORMS in scaling.py: none, sqrt, log
+  bool change = false;
+  double mean = 0, size = 1;
+  std::vector<float> z, last;  // now, and at the step before: NaN at first
+  float read(float value, std::size_t now, std::size_t stream) {
+    const double y = transform == 1 ? std::sqrt(double(value)) : transform == 2 ? std::log(double(value)) : double(value);
+    z[now] = float((y - mean) / size);
+    const float before = std::isnan(last[stream]) ? z[now] : last[stream];
+    last[stream] = z[now];
+    return change ? z[now] - before : z[now];
+  }
+  float said(float value, std::size_t now) const {
+    const double y = (double(value) + (change ? double(z[now]) : 0.0)) * size + mean;
+    return float(transform == 1 ? std::max(y, 0.0) * std::max(y, 0.0) : transform == 2 ? std::exp(y) : y);
+  }
+};
+
 }  // namespace
 
 struct openlstm_stream {
   std::vector<Layer> layers;
   std::vector<Stage> stages;
   std::unique_ptr<Stream> stream;
+  std::unique_ptr<Series> series;
   std::vector<float> x;  // of all streams, as the layers read it
   bool looks_up = false, softmax = false;
 
-  const float *prepare(const float *given, int count) {
-    if (stages.empty()) return given;
+  bool plain() const { return stages.empty() && !series; }
+  const float *prepare(const float *given, int count, const int *which = nullptr) {
+    if (plain()) return given;
     const int inputs = stream->inputs();
     for (int b = 0; b < count; b++) {
       float *row = x.data() + std::size_t(b) * std::size_t(inputs);
       if (!looks_up) std::memcpy(row, given + std::size_t(b) * std::size_t(inputs), std::size_t(inputs) * sizeof(float));
+      if (series) row[0] = series->read(row[0], std::size_t(b), std::size_t(which ? which[b] : b));
       for (const Stage &stage : stages) {
         if (stage.kind == 0) {
           const Long rows = Long(stage.numbers.size()) / inputs;
@@ -282,8 +305,9 @@ struct openlstm_stream {
     return x.data();
   }
   void finish(float *y, int count) const {
-    if (!softmax) return;
     const int outputs = stream->outputs();
+    for (Long k = 0; series && k < Long(count) * outputs; k++) y[k] = series->said(y[k], std::size_t(k / outputs));
+    if (!softmax) return;
     for (int b = 0; b < count; b++, y += outputs) {
       const float most = *std::max_element(y, y + outputs);
       float sum = 0;
@@ -291,8 +315,10 @@ struct openlstm_stream {
       for (int i = 0; i < outputs; i++) y[i] -= std::log(sum);
     }
   }
+  std::size_t followed() const { return series && series->change ? series->last.size() : 0; }  // numbers of a state
   void reset() {
     int k = 0;
+    if (series) std::fill(series->last.begin(), series->last.end(), std::nanf(""));
     for (const Layer &layer : layers)
       for (const std::vector<float> &initial : layer.initial) {
         for (int b = 0; b < stream->batch(); b++) std::copy(initial.begin(), initial.end(), stream->state(k) + std::size_t(b) * initial.size());
@@ -309,6 +335,17 @@ openlstm_stream *openlstm_load(const char *path, int streams, int threads, char 
     auto own = std::make_unique<openlstm_stream>();
     Reader reader(path);
     const Kernels &kernels = best();
+    if (reader.small(0, 1)) {
+      own->series = std::make_unique<Series>();
+      own->series->transform = reader.small(0, 2), own->series->change = reader.small(0, 1) != 0;
+      for (double *one : {&own->series->mean, &own->series->size}) {
+        const Long bits = reader.number(std::numeric_limits<Long>::min(), std::numeric_limits<Long>::max());
+        std::memcpy(one, &bits, sizeof bits);
+        expect(std::isfinite(*one), "a scale in it is out of range");
+      }
+      expect(own->series->size > 0, "a scale in it is out of range");
+      own->series->z.resize(std::size_t(streams)), own->series->last.resize(std::size_t(streams));
+    }
     std::vector<std::pair<Long, Long>> shapes;
     for (int k = reader.small(0, 4); k > 0; k--) {
       const int kind = reader.small(0, 2);
@@ -329,8 +366,9 @@ openlstm_stream *openlstm_load(const char *path, int streams, int threads, char 
       expect(shapes[k].second == made.front().inputs && (looks ? k == 0 : shapes[k].first == 1), "a stage does not fit the layers");
       own->looks_up = own->looks_up || looks;
     }
+    expect(!own->series || !own->looks_up, "a stage does not fit the layers");
     own->stream = std::make_unique<Stream>(kernels, std::move(made), streams, threads);
-    own->x.resize(own->stages.empty() ? 0 : std::size_t(streams) * std::size_t(own->stream->inputs()));
+    own->x.resize(own->plain() ? 0 : std::size_t(streams) * std::size_t(own->stream->inputs()));
     own->reset();
     return own.release();
   } catch (const std::exception &error) {
@@ -350,7 +388,7 @@ void openlstm_step(openlstm_stream *s, const float *x, float *y) {
 }
 
 void openlstm_step_some(openlstm_stream *s, const float *x, float *y, const int *which, int count) {
-  s->stream->step(s->prepare(x, count), y, which, count);
+  s->stream->step(s->prepare(x, count, which), y, which, count);
   s->finish(y, count);
 }
 
@@ -359,7 +397,7 @@ void openlstm_reset(openlstm_stream *s) { s->reset(); }
 size_t openlstm_state_size(const openlstm_stream *s) {
   Long all = 0;
   for (Long size : s->stream->sizes()) all += size;
-  return static_cast<size_t>(all) * static_cast<size_t>(s->stream->batch());
+  return static_cast<size_t>(all) * static_cast<size_t>(s->stream->batch()) + s->followed();
 }
 
 void openlstm_get_state(const openlstm_stream *s, float *state) {
@@ -368,6 +406,7 @@ void openlstm_get_state(const openlstm_stream *s, float *state) {
     const Long count = sizes[k] * s->stream->batch();
     state = std::copy(s->stream->state(int(k)), s->stream->state(int(k)) + count, state);
   }
+  if (s->followed()) std::copy(s->series->last.begin(), s->series->last.end(), state);
 }
 
 void openlstm_set_state(openlstm_stream *s, const float *state) {
@@ -377,6 +416,7 @@ void openlstm_set_state(openlstm_stream *s, const float *state) {
     std::copy(state, state + count, s->stream->state(int(k)));
     state += count;
   }
+  if (s->followed()) std::copy(state, state + s->followed(), s->series->last.begin());
 }
 
 const char *openlstm_isa(void) { return best().isa; }

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_stream import forecaster
 
 import openlstm
 from openlstm import Stream, nn
@@ -141,19 +142,33 @@ def test_trained_models(library, tmp_path, weights):
         frames.mean.copy_(torch.tensor([3.0, -1.0]))
         frames.scale.copy_(torch.tensor([0.5, 2.0]))
     random = np.random.default_rng(0)
+    values = random.uniform(1, 5, (6, 4, 1)).astype(np.float32)
     for model, x in (
+        *((forecaster(output, kind), values) for output, kind in (("level", "sqrt"), ("change", "log"))),
         (TextModel(Spec.of("lstm", 4, 9, 7), TextAbout("\n abc", 4)), random.integers(0, 5, (6, 4))),
         (frames, random.normal(size=(6, 4, 4)).astype(np.float32)),
     ):
         model.save(tmp_path / "m.safetensors")
-        stream = Stream.load(tmp_path / "m.safetensors", 4, weights=weights)
+        series = None if x is not values else ["b"] * 4
+        stream = Stream.load(tmp_path / "m.safetensors", 4, weights=weights, series=series)
         stream.export(tmp_path / "m.stream")
         own, message = load(library, tmp_path / "m.stream")
         assert own, message
         y = np.empty((4, library.openlstm_outputs(own)), np.float32)
+        state = np.empty(library.openlstm_state_size(own), np.float32)
+        library.openlstm_get_state(own, state)
+        np.testing.assert_array_equal(state, np.concatenate([part.ravel() for part in stream.state.values()]))
         for row in x:
             library.openlstm_step(own, row.astype(np.float32), y)
             np.testing.assert_allclose(y, stream.step(row), rtol=1e-5, atol=2e-6)
+        some = np.empty((2, len(y[0])), np.float32)
+        library.openlstm_get_state(own, state)
+        for _ in range(2):  # the same again from the state that was kept
+            library.openlstm_step_some(own, x[0, :2].astype(np.float32), some, np.array([2, 0], np.int32), 2)
+            library.openlstm_step(own, x[1].astype(np.float32), y)
+            library.openlstm_set_state(own, state)
+        np.testing.assert_allclose(some, stream.step(x[0, :2], which=[2, 0]), rtol=1e-5, atol=2e-6)
+        np.testing.assert_allclose(y, stream.step(x[1]), rtol=1e-5, atol=2e-6)
         library.openlstm_free(own)
 
 
@@ -181,8 +196,12 @@ def test_any_file_is_refused_or_runs(tmp_path, exported, objects):
     program = linked(tmp_path / "fuzz", own, *sanitize, ROOT / "tests" / "runtime.cpp")
     random, files = np.random.default_rng(0), []
     rounds = min(2000, int(os.environ.get("OPENLSTM_FUZZ", 60)))
-    for form, weights in ((FORMS[0], "int8"), (FORMS[1], "bfloat16"), (FORMS[2], "float32"), (FORMS[3], "int8")):
-        path, _ = exported(form, weights)
+    forecaster("change", "log").save(tmp_path / "f.safetensors")
+    kinds = ((FORMS[0], "int8"), (FORMS[1], "bfloat16"), (FORMS[2], "float32"), (FORMS[3], "int8"), ("", ""))
+    for form, weights in kinds:
+        path = exported(form, weights)[0] if form else tmp_path / "f.stream"
+        if not form:
+            Stream.load(tmp_path / "f.safetensors", series="a").export(path)
         whole = path.read_bytes()
         files.append(tmp_path / f"{len(files)}.stream")
         files[-1].write_bytes(whole)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -358,3 +359,94 @@ def test_quantize_says_what_changes(tmp_path, monkeypatch):
     assert "Wrote small.safetensors" in text and "On random input the outputs change by" in text
     done = CliRunner().invoke(app, ["quantize", "layer.safetensors", "--weights", "int4"])
     assert (done.exit_code, done.output) == (2, "Error: weights is 'int4': expected int8 or bfloat16.\n")
+
+
+def forecaster(output: str, transform: str, *, exogenous: bool = False, quantiles: tuple[float, ...] = ()):
+    from openlstm.train.forecast import ForecastAbout, Forecaster
+    from openlstm.train.series import Columns
+
+    torch.manual_seed(0)
+    columns = Columns(("y",), known=("k", "l"), observed=("o",)) if exogenous else Columns(("y",))
+    scaling = {"a": (0.3, 1.7), "b": (-0.2, 0.4)}
+    pairs = ((1.0, 2.0), (-1.0, 0.5), (3.0, 1.5)) if exogenous else ()
+    about = ForecastAbout(columns, 6, 2, 2, 0, output, transform, scaling, pairs, quantiles)
+    model = Forecaster(Spec.of("lstm", about.inputs, 5), about).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.5 * torch.randn_like(parameter))
+    return model
+
+
+def told_ahead(model, series, start: int) -> np.ndarray:
+    return model.at(series, np.array([start]))[0].reshape(-1)
+
+
+@pytest.mark.parametrize("backend", ["core", "numpy"])
+@pytest.mark.parametrize("quantiles", [(), (0.1, 0.5, 0.9)])
+@pytest.mark.parametrize("exogenous", [False, True])
+@pytest.mark.parametrize(("output", "transform"), [("level", "none"), ("change", "log"), ("change", "sqrt")])
+def test_a_trained_model_of_series(path, backend, output, transform, exogenous, quantiles):
+    """After a window's steps from the beginning, a stream says what the model forecasts from that window."""
+    from openlstm.train.series import Series
+
+    model = forecaster(output, transform, exogenous=exogenous, quantiles=quantiles)
+    model.save(path)
+    random = np.random.default_rng(0)
+    window, ahead = model.about.window, model.about.outputs
+    values = {name: random.uniform(1, 9, 20) for name in ("a", "b")}
+    known, observed = random.normal(size=(20, 2)), random.normal(size=(20, 1))
+    some = {"known": known, "observed": observed} if exogenous else {}
+    series = {name: Series("m", "y", value, name=name, **some) for name, value in values.items()}
+
+    def x(name: str, t: int) -> np.ndarray:
+        if not exogenous:
+            return values[name][t : t + 1]
+        return np.concatenate([values[name][t : t + 1], observed[t], known[t + 1 : t + 1 + ahead].ravel()])
+
+    both = Stream.load(path, 2, backend=backend, series=["b", "a"])
+    for t in range(4, 4 + window):
+        said = both.step(np.stack([x("b", t), x("a", t)]))
+    for row, name in zip(said, ("b", "a"), strict=True):
+        np.testing.assert_allclose(row, told_ahead(model, series[name], 4 + window), rtol=2e-4)
+    # Some at a time, from where they were, and many steps at once.
+    state = both.state
+    assert ("last" in state) == (output == "change")
+    fork = both.fork([1])
+    expected = both.step(x("a", 10)[None], which=[1])
+    close = np.testing.assert_array_equal if backend == "core" else partial(np.testing.assert_allclose, rtol=1e-5)
+    close(fork.step(x("a", 10)[None]), expected)
+    both.state = state
+    close(both.step(np.stack([x("b", 10), x("a", 10)]))[1:], expected)
+    both.reset([0])
+    both.state = both.state  # a beginning is kept too
+    chunk = np.stack([np.stack([x("b", t), x("a", t)]) for t in range(4, 4 + window)])
+    whole = both.run(chunk)
+    np.testing.assert_allclose(whole[-1, 0], said[0], rtol=1e-5)
+    one = Stream.load(path, backend=backend, series=values["a"][:12])  # a series that it has not seen
+    new = Series("m", "y", values["a"][:12], name="new", **{k: v[: 12 + ahead] for k, v in some.items()})
+    for t in range(12 - window, 12):
+        said = one.step(x("a", t))
+    np.testing.assert_allclose(said, told_ahead(model, new, 12), rtol=2e-4)
+
+
+def test_what_is_wrong_with_series(path):
+    model = forecaster("change", "log")
+    model.save(path)
+    assert message(lambda: Stream.load(path)).startswith("series is not given: ")
+    assert "was trained on 'a', 'b'" in message(lambda: Stream.load(path, series="c"))
+    assert message(lambda: Stream.load(path, 3, series=["a"])).startswith("series has 1 entries: expected 3")
+    assert message(lambda: Stream.load(path, series=np.zeros((2, 2)))).startswith("series has float64 of shape (2, 2)")
+    stream = Stream.load(path, 2, series=["a", "b"])
+    before = stream.state
+    assert "but the log transform takes none" in message(lambda: stream.step(np.array([[1.0], [0.0]])))
+    np.testing.assert_equal(stream.state, before)
+    assert message(lambda: stream.export(path.with_suffix(".stream"))).startswith("export writes a model of one series")
+    openlstm.save(layer("lstm(3, 5)"), path)
+    assert "forecasts no series" in message(lambda: Stream.load(path, series="a"))
+    arrays, metadata = file.read(path)
+    for wrong in ({}, {"transform": "cube", "output": "level", "scaling": {"a": [0, 1]}}, {"scaling": 3}):
+        stages = json.dumps([["series", wrong], ["recurrent", ""]])
+        file.write(path, arrays, metadata | {"stages": stages})
+        assert "has a series that this openlstm cannot run" in message(lambda: Stream.load(path))
+    file.write(path, arrays, metadata | {"stages": json.dumps([["shift", ["a"]], ["recurrent", ""]])})
+    assert "has stages that this openlstm cannot run" in message(lambda: Stream.load(path))

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from openlstm.scaling import Scaling
 from openlstm.train.scores import errors, find_season, fitted, naive, naive_size, origins, pinball, targets
-from openlstm.train.series import Columns, Scaling, from_frame, read, split, steadiest, tails
+from openlstm.train.series import Columns, from_frame, read, split, steadiest, tails
 
 YT = Columns(("y",), "t")
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from . import file
 from .cells import Numpy
+from .scaling import TRANSFORMS, Scaling
 from .spec import Spec
 from .step import Step
 from .weights import KINDS, SCALE, narrow
@@ -40,8 +41,9 @@ Floats = NDArray[np.float32]
 State = dict[str, Floats]
 
 # What a model does at each step, in the metadata of its file under "stages": a list of these, each with the name of its
-# array. A file of layers alone has none, and is one "recurrent".
+# array, or with its numbers. A file of layers alone has none, and is one "recurrent".
 STAGES = {
+    "series": "the first number of x is the value of a series, and what comes out forecasts it: see `_Series`",
     "lookup": "the row of a matrix that a whole number stands for",
     "shift": "less a vector, which is repeated where x is longer",
     "scale": "times a vector, which is repeated where x is longer",
@@ -49,6 +51,72 @@ STAGES = {
     "linear": "W x + b; its name is what comes before weight and bias",
     "log_softmax": "logarithms of probabilities",
 }
+
+
+class _Known(NamedTuple):
+    """What a file says of the series that its model forecasts."""
+
+    transform: str
+    change: bool  # the layers read and give changes, not levels
+    scaling: dict[str, tuple[float, float]]  # mean and size of each series that the model has seen, by name
+
+    def of(self, name: str, series: Any) -> Scaling:
+        """Of a series that has a name here, or of past values of another one. Errors: ValueError."""
+        if isinstance(series, str) or series is None:
+            if series is None and len(self.scaling) == 1:
+                (series,) = self.scaling
+            if series not in self.scaling:
+                known = ", ".join(map(repr, [*self.scaling][:10])) + (", ..." if len(self.scaling) > 10 else "")
+                told = "is not given" if series is None else f"is {series!r}"
+                raise ValueError(
+                    f"series {told}: '{name}' was trained on {known}; say which each stream is of, or give past values "
+                    "of a new one"
+                )
+            return Scaling(self.transform, *self.scaling[series])
+        past = np.asarray(series)
+        if past.ndim != 1 or not len(past) or past.dtype.kind not in "fiu" or not np.isfinite(past).all():
+            raise ValueError(f"series has {_told(past)}: expected a name, or past values, (n,), all finite")
+        return Scaling.fit(past.astype(np.float64), self.transform, changes=self.change)
+
+
+class _Series:
+    """The value of a series as the layers read it, and what they say of it as values again, for each stream.
+
+    Here is what `train.forecast` does to a whole series: z = (transform(y) - mean) / size, in float32; for changes the
+    layers read z less the z of the step before, 0 at first, and give what is to be added to z.
+    """
+
+    def __init__(self, known: _Known, scalings: Sequence[Scaling]) -> None:
+        self.known, self.scalings = known, list(scalings)
+        self.mean, self.size = (np.array([getattr(one, name) for one in scalings]) for name in ("mean", "std"))
+        self.last = np.full((len(scalings), 1), np.nan, np.float32)  # z of the step before; NaN: there was none
+        self.z = np.zeros(0, np.float32)  # of the steps that are computed now
+
+    def _scaling(self, rows: Any) -> Scaling:
+        return Scaling(self.known.transform, self.mean[rows], self.size[rows])  # of all streams at once
+
+    def read(self, x: Any, rows: Any, lead: tuple[int, ...]) -> Any:
+        """x with its first number as the layers read it. Errors: ValueError for a value that has no transform."""
+        x = np.array(x, np.float64)
+        value = x[..., 0].reshape(-1, len(self.mean[rows]))  # (T, N)
+        z = self._scaling(rows).apply(value).astype(np.float32)
+        self.z = z.reshape(lead)
+        if self.known.change:
+            last = self.last[rows].T
+            before = np.concatenate([np.where(np.isnan(last), z[:1], last), z[:-1]])
+            x[..., 0] = (z - before).reshape(lead)
+            self.last[rows] = z[-1:].T if len(z) else last.T
+        else:
+            x[..., 0] = self.z
+        return x
+
+    def said(self, y: Floats, rows: Any) -> Floats:
+        """Forecasts as values, (..., O), of what the layers give."""
+        whole = y.astype(np.float64).reshape(-1, len(self.mean[rows]), y.shape[-1])
+        if self.known.change:
+            whole = whole + self.z.reshape(*whole.shape[:2], 1)
+        values = self._scaling(rows).undo(whole.transpose(0, 2, 1)).transpose(0, 2, 1)
+        return values.reshape(y.shape).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +135,7 @@ class _Model:
     lookup: int  # rows of the table that x is looked up in, 0: there is none
     inputs: int  # of one step, where it is not looked up
     outputs: int
+    series: _Known | None
     layers: list[tuple[Any, ...]] | None = None  # as the core takes them; None: numpy runs
 
     def parameters(self, suffix: str) -> dict[str, Floats]:
@@ -81,7 +150,9 @@ class Stream:
     Stream.load makes one. With batch=None it is one stream, and arrays have no dimension for streams.
     """
 
-    def __init__(self, model: _Model, batch: int | None, threads: int) -> None:
+    def __init__(
+        self, model: _Model, batch: int | None, threads: int, scalings: Sequence[Scaling] | None = None
+    ) -> None:
         self._model, self.batch, self._threads = model, batch, threads
         self._lead: tuple[int, ...] = () if batch is None else (batch,)
         count = 1 if batch is None else batch
@@ -89,7 +160,10 @@ class Stream:
             _Steps(model, count) if model.layers is None else _built.Stream(model.layers, count, threads)
         )
         self._states: dict[str, Floats] = dict(zip(model.spec.state_names, self._engine.states(), strict=True))
-        self._plain = not model.before and not model.after
+        self._series = None if model.series is None or scalings is None else _Series(model.series, scalings)
+        if self._series and self._series.known.change:
+            self._states["last"] = self._series.last
+        self._plain = not model.before and not model.after and self._series is None
         self._x_shape, self._y_shape = (*self._lead, model.inputs), (*self._lead, model.outputs)
         self.reset()
 
@@ -102,11 +176,14 @@ class Stream:
         weights: str | None = None,
         threads: int = 1,
         backend: str | None = None,
+        series: Any = None,
     ) -> Stream:
         """The model in a file, at the beginning of its streams.
 
         batch: so many streams side by side. weights: how the core holds matrices, one of `weights.KINDS`; None: as the
         file has them. threads: at most, for one step. backend: "core" or "numpy"; None: the core where it is built.
+        series: for a model that forecasts, which series the streams are of: the name of one that it was trained on, or
+        past values of another, (n,), by which that is scaled; a list has one for each stream. None: the only one.
         Errors: FileNotFoundError; ValueError for a file or a model that cannot be streamed.
         """
         if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
@@ -122,7 +199,15 @@ class Stream:
         native = core is not None and backend != "numpy"
         if not native and kind != "float32" and weights:
             raise ValueError(f"numpy computes with float32 only, not with weights={weights!r}: leave it out")
-        return cls(_model(os.fspath(path), arrays, metadata, kind if native else None), batch, threads)
+        model = _model(os.fspath(path), arrays, metadata, kind if native else None)
+        if model.series is None:
+            if series is not None:
+                raise ValueError(f"'{path}' forecasts no series: leave out the argument series")
+            return cls(model, batch, threads)
+        given = series if isinstance(series, list) else [series] * (batch or 1)
+        if len(given) != (batch or 1):
+            raise ValueError(f"series has {len(given)} entries: expected {batch or 1}, one for each stream")
+        return cls(model, batch, threads, [model.series.of(model.name, one) for one in given])
 
     @property
     def spec(self) -> Spec:
@@ -154,16 +239,17 @@ class Stream:
         if chosen is not None and len(np.unique(chosen)) < len(chosen):
             raise ValueError(f"which is {which!r}: expected each stream once, for a step has one place to go on from")
         lead = self._lead if chosen is None else chosen.shape
-        x = self._given(x, lead)
+        rows: Any = slice(None) if chosen is None else chosen
         shape = (*lead, self._model.outputs)
         if out is not None and not _holds(out, shape):
             raise ValueError(f"out is {_told(out)}: expected float32 of shape {shape}, contiguous")
+        x = self._given(x, lead, rows)
         y = np.empty(shape, np.float32)
         if chosen is None:
             self._engine.step(x, y)
         else:
             self._engine.step_some(x, y, chosen)
-        y = self._after(y)
+        y = self._after(y, rows)
         if out is None:
             return y
         out[...] = y
@@ -173,22 +259,24 @@ class Stream:
         """Many steps: (T, I) or (T, N, I), whole numbers (T,) or (T, N), to (T, O) or (T, N, O). Errors: ValueError."""
         time = len(chunk) if np.ndim(chunk) else 0
         lead = (time, *self._lead)
-        x = self._given(chunk, lead)
+        x = self._given(chunk, lead, slice(None))
         y: Floats = np.empty((*lead, self._model.outputs), np.float32)
         self._engine.run(time, x, y)
-        return self._after(y)
+        return self._after(y, slice(None))
 
     def reset(self, which: Sequence[int] | None = None) -> None:
         """Puts streams, or all, back to their beginning."""
         rows: Any = slice(None) if which is None else self._chosen(which)
         for name, state in self._states.items():
             learned = self._model.arrays.get(f"{self._model.prefix}initial_{name}")
-            state[rows] = 0.0 if learned is None else learned
+            first = np.nan if name == "last" else 0.0
+            state[rows] = first if learned is None else learned
 
     @property
     def state(self) -> State:
         """Where all streams are: a copy of each state, (n,) or (N, n), by its name (h_l0, c_l0, h_l1, ...).
 
+        A forecast of changes has the scaled value of the step before too, `last`, which is NaN at the beginning.
         Set it, and they go on from there, with the same bits. Errors: ValueError.
         """
         return {name: (state if self._lead else state[0]).copy() for name, state in self._states.items()}
@@ -215,7 +303,10 @@ class Stream:
             raise ValueError(
                 f"export writes what the native core runs, and that is not there ({why_no_core}): build it"
             )
-        file.replace(path, _exported(self._model))
+        scalings = [] if self._series is None else self._series.scalings
+        if len({(one.mean, one.std) for one in scalings}) > 1:
+            raise ValueError("export writes a model of one series: load a stream of the one that it shall be for")
+        file.replace(path, _exported(self._model, scalings[0] if scalings else None))
 
     def fork(self, which: Sequence[int] | None = None) -> Stream:
         """New streams with the same weights that begin where these are; `which`: where each new one begins.
@@ -223,11 +314,13 @@ class Stream:
         So stream.fork([0, 0, 0]) follows three ways from one place.
         """
         if which is None:
-            other = Stream(self._model, self.batch, self._threads)
-            rows: Any = slice(None)
+            rows: Any = np.arange(self.batch or 1)
+            batch = self.batch
         else:
             rows = self._chosen(which)
-            other = Stream(self._model, len(rows), self._threads)
+            batch = len(rows)
+        scalings = None if self._series is None else [self._series.scalings[row] for row in rows]
+        other = Stream(self._model, batch, self._threads, scalings)
         for name, state in self._states.items():
             other._states[name][...] = state[rows]
         return other
@@ -250,8 +343,8 @@ class Stream:
             raise ValueError(f"which is {which!r}: expected a list of numbers of streams, 0 to {count - 1}")
         return np.ascontiguousarray(found, np.int32)
 
-    def _given(self, x: Any, lead: tuple[int, ...]) -> Any:
-        """What the layers read."""
+    def _given(self, x: Any, lead: tuple[int, ...], rows: Any) -> Any:
+        """What the layers read, for these streams."""
         model = self._model
         found = np.asarray(x)
         shape = lead if model.lookup else (*lead, model.inputs)
@@ -261,14 +354,16 @@ class Stream:
             raise ValueError(f"x is {_told(found)}: expected {what} of shape {shape}")
         if model.lookup and found.size and not 0 <= found.min() <= found.max() < model.lookup:
             raise ValueError(f"x has numbers from {found.min()} to {found.max()}: expected 0 to {model.lookup - 1}")
+        if self._series is not None:
+            found = self._series.read(found, rows, lead)
         for stage in model.before:
             found = stage(found)
         return np.ascontiguousarray(found, np.float32)
 
-    def _after(self, y: Floats) -> Floats:
+    def _after(self, y: Floats, rows: Any) -> Floats:
         for stage in self._model.after:
             y = stage(y)
-        return y
+        return y if self._series is None else self._series.said(y, rows)
 
 
 def _holds(array: Any, shape: tuple[int, ...]) -> bool:
@@ -297,9 +392,10 @@ def _model(name: str, arrays: dict[str, Any], metadata: Mapping[str, str], kind:
     before: list[Callable[[Any], Any]] = []
     vectors: list[tuple[str, Floats]] = []
     lookup, inputs = 0, spec.input_size
+    series: _Known | None = None
 
-    def array(of: str, dimensions: int, last: int | None = None) -> Any:
-        found = arrays.get(of)
+    def array(of: Any, dimensions: int, last: int | None = None) -> Any:
+        found = np.array(of, np.float32) if isinstance(of, list) else arrays.get(of)
         if found is None or found.ndim != dimensions or (last is not None and found.shape[-1] != last):
             raise ValueError(
                 f"'{name}' does not fit its stages: {of} is {'missing' if found is None else _told(found)}"
@@ -319,8 +415,10 @@ def _model(name: str, arrays: dict[str, Any], metadata: Mapping[str, str], kind:
             whole = np.tile(vector, inputs // len(vector))
             vectors.append((word, whole))
             before.append(partial(np.add, -whole) if word == "shift" else partial(np.multiply, whole))
+        elif word == "series" and not before:
+            series = _known(name, of)
         else:
-            raise ValueError(f"'{name}' has the stage {word!r} before its layers: expected it after them")
+            raise ValueError(f"'{name}' has the stage {word!r} before its layers: expected it after them, or first")
     heads: list[str] = []
     after: list[Callable[[Any], Any]] = []
     outputs = spec.output_size()
@@ -335,26 +433,48 @@ def _model(name: str, arrays: dict[str, Any], metadata: Mapping[str, str], kind:
         else:
             raise ValueError(f"'{name}' has the stage {word!r} after its layers: expected linear, then log_softmax")
     model = _Model(
-        name, spec, prefix, arrays, before, heads, after, vectors, kind or "float32", lookup, inputs, outputs
+        name, spec, prefix, arrays, before, heads, after, vectors, kind or "float32", lookup, inputs, outputs, series
     )
     return model if kind is None else replace(model, layers=[layer.native(kind) for layer in _layers(model)])
 
 
-def _stages(name: str, metadata: Mapping[str, str]) -> list[tuple[str, str]]:
+def _known(name: str, given: Any) -> _Known:
+    """Errors: ValueError for what `train.forecast` does not write."""
+    try:
+        scaling = {str(n): (float(mean), float(size)) for n, (mean, size) in given["scaling"].items()}
+        found = _Known(given["transform"], {"level": False, "change": True}[given["output"]], scaling)
+        if found.transform not in TRANSFORMS or not scaling:
+            raise ValueError
+        if not all(np.isfinite(mean) and 0 < size < np.inf for mean, size in scaling.values()):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ValueError(f"'{name}' has a series that this openlstm cannot run: {str(given)[:200]}") from None
+    return found
+
+
+def _stages(name: str, metadata: Mapping[str, str]) -> list[tuple[str, Any]]:
     if "task" in metadata and "stages" not in metadata:
         raise ValueError(
-            f"'{name}' is a trained model that does not run step by step: expected one of text or frames whose layers "
-            "read in one direction, or layers alone"
+            f"'{name}' is a trained model that does not run step by step: expected one of text, frames or forecast "
+            "whose layers read in one direction, or layers alone"
         )
     try:
         given = json.loads(metadata.get("stages", '[["recurrent", ""]]'))
-        found = [(str(word), str(more[0]) if more else "") for word, *more in given]
+        found = [(str(word), more[0] if more else "") for word, *more in given]
     except (ValueError, TypeError):
         found = []
     words = [word for word, _ in found]
-    if words.count("recurrent") != 1 or not set(words) <= STAGES.keys():
+    if words.count("recurrent") != 1 or not set(words) <= STAGES.keys() or not all(_fits(*stage) for stage in found):
         raise ValueError(f"'{name}' has stages that this openlstm cannot run: expected one 'recurrent' among {words}")
     return found
+
+
+def _fits(word: str, of: Any) -> bool:
+    """Has a stage what such stages have: the name of an array, or numbers, or what is said of series."""
+    if word == "series":
+        return isinstance(of, dict)
+    numbers = isinstance(of, list) and all(type(number) in (int, float) for number in of)
+    return isinstance(of, str) or (numbers and word in ("shift", "scale"))
 
 
 def _log_softmax(y: Floats) -> Floats:
@@ -403,10 +523,10 @@ def _layers(model: _Model) -> list[_Layer]:
     return found
 
 
-MAGIC, VERSION = b"openlstm stream\n", 1  # of an exported file: Reader in csrc/runtime.cpp
+MAGIC, VERSION = b"openlstm stream\n", 2  # of an exported file: Reader in csrc/runtime.cpp
 
 
-def _exported(model: _Model) -> bytes:
+def _exported(model: _Model, scaling: Scaling | None) -> bytes:
     """All that csrc/runtime.cpp reads, in its order: whole numbers, floats, and small weights."""
     ints: list[int] = []
     floats: list[NDArray[Any]] = []
@@ -425,6 +545,11 @@ def _exported(model: _Model) -> bytes:
         (floats if kind == "float32" else small).append(stored[""])
         floats.extend([stored[SCALE]] if kind == "int8" else [])
 
+    ints.append(int(scaling is not None))
+    if scaling is not None and model.series is not None:
+        ints.extend((list(TRANSFORMS).index(scaling.transform), int(model.series.change)))
+        # Doubles, each as its bits.
+        ints.extend(int(bits) for bits in np.array([scaling.mean, scaling.std], np.float64).view(np.int64))
     ints.append(len(model.vectors))
     for word, vector in model.vectors:
         ints.append(("lookup", "shift", "scale").index(word))

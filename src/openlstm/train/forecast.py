@@ -30,10 +30,11 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import of
+from ..scaling import TRANSFORMS, Array, Scaling
 from ..spec import Spec
 from . import scores
 from .config import ForecastConfig
-from .series import TRANSFORMS, Array, Columns, Scaling, Series, Split, read, split, steadiest, tails
+from .series import Columns, Series, Split, read, split, steadiest, tails
 from .task import Job, Passage, Picture, Results, Share, Shuffled, Table, Task, Trained, gates, orthogonal
 
 if TYPE_CHECKING:
@@ -144,6 +145,17 @@ class Forecaster(Trained):
         self.head = nn.Linear(spec.output_size(), about.outputs * max(1, len(about.quantiles)))
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+
+    @property
+    def stages(self) -> list[tuple[str, Any]]:
+        about = self.about
+        known = len(about.columns.known)
+        series = {"transform": about.transform, "output": about.output, "scaling": about.scaling}
+        found: list[tuple[str, Any]] = [("series", series)]
+        if about.exogenous:  # as `inputs` has them behind the series
+            pairs = [(0.0, 1.0), *about.exogenous[known:], *about.exogenous[:known] * about.outputs]
+            found += [("shift", [mean for mean, _ in pairs]), ("scale", [1 / size for _, size in pairs])]
+        return [*found, ("recurrent", "recurrent."), ("linear", "head.")]
 
     def forward(self, x: Tensor, z: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """What follows each step, (T, B, outputs, Q), and the state after the last one.

@@ -104,13 +104,6 @@ class FrameClassifier(Trained):
 
     kind: ClassVar[str] = "frames"
     About: ClassVar[type] = Answers
-    stages = (
-        ("shift", "mean"),
-        ("scale", "scale"),
-        ("recurrent", "recurrent."),
-        ("linear", "head."),
-        ("log_softmax", ""),
-    )
     about: Answers
     mean: Tensor
     scale: Tensor
@@ -126,6 +119,11 @@ class FrameClassifier(Trained):
         self.head = nn.Linear(spec.output_size(), len(about.classes))
         self.register_buffer("mean", torch.zeros(about.features))
         self.register_buffer("scale", torch.ones(about.features))
+
+    @property
+    def stages(self) -> list[tuple[str, Any]]:
+        normal = [("shift", "mean"), ("scale", "scale")]
+        return [*normal, ("recurrent", "recurrent."), ("linear", "head."), ("log_softmax", "")]
 
     def forward(self, x: Tensor, lengths: Tensor | None = None, state: Any = None) -> tuple[Tensor, Any]:
         """The layers' output at steps x, (T, B, stack * D), and the states after them."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .series import Array
+from ..scaling import Array
 
 Rows = NDArray[np.int64]
 

@@ -8,15 +8,14 @@ import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from ..scaling import TRANSFORMS, Array
 from .config import held_out
 
-Array = NDArray[np.float64]
 LARGEST = 1e100  # beyond it, squares are no numbers
 MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "?", "."}  # what stands for "no value" in files, in lower case
 
@@ -446,48 +445,6 @@ def _rows(name: str, wanted: float, rows: int, horizon: int) -> int:
     if count < horizon:
         raise ValueError(f"{name} is {count} rows: expected at least the horizon, {horizon}, so that one forecast fits")
     return count
-
-
-Transform = Literal["none", "sqrt", "log"]
-TRANSFORMS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array], float]] = {
-    "none": (lambda y: y, lambda z: z, -np.inf),
-    "sqrt": (np.sqrt, lambda z: np.maximum(z, 0) ** 2, 0.0),
-    "log": (np.log, np.exp, np.nextafter(0, 1)),
-}  # there, back, the least value that it takes
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """To numbers around 0 of size 1 and back: (transform(y) - mean) / std."""
-
-    transform: str = "none"
-    mean: float = 0.0
-    std: float = 1.0
-
-    @classmethod
-    def fit(cls, train: Array, transform: str = "none", changes: bool = False) -> Scaling:
-        """From the training part, which must be all that is given here.
-
-        changes: it is the steps from one value to the next that get size 1.
-        """
-        z = cls(transform).apply(train)
-        std = float((np.diff(z) if changes else z).std()) if len(z) > changes else 0.0
-        still = not std > 1e-9 * np.abs(z).max()  # what is left by rounding, or 0
-        return cls(transform, float(z.mean()), 1.0 if still else std)
-
-    def apply(self, y: Array) -> Array:
-        """Scaled values. Errors: ValueError for one that the transform does not take."""
-        there, _, least = TRANSFORMS[self.transform]
-        if (y < least).any():
-            raise ValueError(
-                f"there is a value of {y.min():g}, but the {self.transform} transform takes none "
-                f"{'below 0' if least == 0 else 'of 0 or below'}"
-            )
-        return (there(y) - self.mean) / self.std
-
-    def undo(self, z: Array) -> Array:
-        """What `apply` was given."""
-        return TRANSFORMS[self.transform][1](z * self.std + self.mean)
 
 
 def steadiest(trains: Sequence[Array]) -> str:

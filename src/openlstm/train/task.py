@@ -164,12 +164,15 @@ class Trained(nn.Module, ABC):
 
     kind: ClassVar[str]
     About: ClassVar[type]
-    # What it does at each step, as `stream.STAGES` has it, so that it runs without torch; empty: not step by step.
-    stages: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     def __init__(self, spec: Spec, about: Any, dropout: float = 0.0) -> None:
         super().__init__()
         self.spec, self.about, self.rate = spec, about, dropout
+
+    @property
+    def stages(self) -> list[tuple[str, Any]]:
+        """What it does at each step, as `stream.STAGES` has it, so that it runs without torch; empty: not by steps."""
+        return []
 
     @abstractmethod
     def read(self, files: Sequence[Path]) -> Any:

@@ -126,7 +126,6 @@ class TextModel(Trained):
 
     kind = "text"
     About = TextAbout
-    stages = (("lookup", "embed.weight"), ("recurrent", "recurrent."), ("linear", "head."))
 
     def __init__(self, spec: Spec, about: TextAbout, dropout: float = 0.0) -> None:
         super().__init__(spec, about, dropout)
@@ -135,6 +134,10 @@ class TextModel(Trained):
         self.embed = nn.Embedding(len(about.alphabet), about.embedding)
         self.recurrent = of(spec)
         self.head = nn.Linear(spec.output_size(), len(about.alphabet))
+
+    @property
+    def stages(self) -> list[tuple[str, Any]]:
+        return [("lookup", "embed.weight"), ("recurrent", "recurrent."), ("linear", "head.")]
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Characters by their places in the alphabet, (T, B), to the logarithms of odds, (T, B, K), not normalised."""
