@@ -15,7 +15,7 @@ static void copy(float *to, const float *from, Long count) { std::memcpy(to, fro
 Stream::Stream(const Kernels &kernels, std::vector<Layer> layers, int batch, int threads)
     : kernels_(kernels), layers_(std::move(layers)), batch_(batch), threads_(threads) {
   if (layers_.empty() || batch < 1) throw std::invalid_argument("Stream: expected at least one layer and one stream");
-  const int blocks = (batch + TOGETHER - 1) / TOGETHER;
+  const int blocks = (batch + TOGETHER - 1) / TOGETHER, lanes = std::max(1, std::min(threads, blocks));
   block_ = (batch + blocks - 1) / blocks;
   Long all = 0, most = 0;
   for (const Layer &layer : layers_) {
@@ -25,14 +25,16 @@ Stream::Stream(const Kernels &kernels, std::vector<Layer> layers, int batch, int
   states_ = std::make_unique<Floats>(all);
   std::fill(states_->get(), states_->get() + all, 0.f);
   room_ = (block_ * most + 15) / 16 * 16;
-  before_ = std::make_unique<Floats>(MAX_STATES * room_), after_ = std::make_unique<Floats>(MAX_STATES * room_);
-  hidden_ = std::make_unique<Floats>(2 * block_ * widest_);
-  for (const Layer &layer : layers_) {
-    Longs ends;
-    for (Long size : layer.sizes) ends.insert(ends.end(), {address(before_->get()), size, address(after_->get()), size});
-    const Longs given = {address(hidden_->get()), 0, layer.inputs, address(hidden_->get()), 0, layer.outputs, 0, 0, 0};
-    runs_.push_back(std::make_unique<Run>(kernels, 1, block_, Task{layer.plan, false, layer.packed, given, ends, {}, layer.weights, {}, 0, 0}, 0));
-    teams_.push_back(runs_.back()->share(threads));
+  for (int lane = 0; lane < lanes; lane++) {
+    lanes_.push_back(std::unique_ptr<Lane>(new Lane{Floats(MAX_STATES * room_), Floats(MAX_STATES * room_), Floats(2 * block_ * widest_), {}, {}}));
+    Lane &own = *lanes_.back();
+    for (const Layer &layer : layers_) {
+      Longs ends;
+      for (Long size : layer.sizes) ends.insert(ends.end(), {address(own.before.get()), size, address(own.after.get()), size});
+      const Longs given = {address(own.hidden.get()), 0, layer.inputs, address(own.hidden.get()), 0, layer.outputs, 0, 0, 0};
+      own.runs.push_back(std::make_unique<Run>(kernels, 1, block_, Task{layer.plan, false, layer.packed, given, ends, {}, layer.weights, {}, 0, 0}, 0));
+      own.teams.push_back(own.runs.back()->share(lanes > 1 ? 1 : threads));
+    }
   }
 }
 
@@ -45,26 +47,29 @@ Longs Stream::sizes() const {
 }
 
 // `count` streams, from `first` on or those numbers. x and y are theirs.
-void Stream::block(const float *x, float *y, int first, const int *which, int count) {
+void Stream::block(Lane &own, const float *x, float *y, int first, const int *which, int count) {
   int at = 0;
   for (std::size_t k = 0; k < layers_.size(); k++) {
     const Layer &layer = layers_[k];
-    Run &run = *runs_[k];
+    Run &run = *own.runs[k];
     const int states = int(layer.sizes.size());
-    float *out = k + 1 == layers_.size() ? y : hidden_->get() + Long(k % 2) * block_ * widest_;
+    float *out = k + 1 == layers_.size() ? y : own.hidden.get() + Long(k % 2) * block_ * widest_;
     for (int s = 0; s < states; s++) {
       const Long size = layer.sizes[s];
-      float *mine = state(at + s), *gathered = before_->get() + s * room_, *next = after_->get() + s * room_;
+      float *mine = state(at + s), *gathered = own.before.get() + s * room_, *next = own.after.get() + s * room_;
       if (which)
         for (int i = 0; i < count; i++) copy(gathered + i * size, mine + which[i] * size, size);
       run.state(s, which ? gathered : mine + first * size, next);
     }
     run.place(0, x), run.place(1, out), run.batch(count);
-    parallel(teams_[k], [](void *p, int thread, int threads) { static_cast<Run *>(p)->walk(thread, threads); }, &run);
+    if (own.teams[k] == 1)
+      run.walk(0, 1);
+    else
+      parallel(own.teams[k], [](void *p, int thread, int threads) { static_cast<Run *>(p)->walk(thread, threads); }, &run);
     for (int s = 0; s < states; s++) {
       const Long size = layer.sizes[s];
       float *mine = state(at + s);
-      const float *next = after_->get() + s * room_;
+      const float *next = own.after.get() + s * room_;
       if (which)
         for (int i = 0; i < count; i++) copy(mine + which[i] * size, next + i * size, size);
       else
@@ -78,8 +83,13 @@ void Stream::block(const float *x, float *y, int first, const int *which, int co
 
 void Stream::step(const float *x, float *y, const int *which, int count) {
   if (!which) count = batch_;
-  for (int first = 0; first < count; first += block_)
-    block(x + Long(first) * inputs(), y + Long(first) * outputs(), first, which ? which + first : nullptr, std::min(block_, count - first));
+  auto some = [&](int lane, int lanes) {
+    for (int first = lane * block_; first < count; first += lanes * block_)
+      block(*lanes_[std::size_t(lane)], x + Long(first) * inputs(), y + Long(first) * outputs(), first, which ? which + first : nullptr, std::min(block_, count - first));
+  };
+  const int lanes = std::min(int(lanes_.size()), (count + block_ - 1) / block_);
+  if (lanes <= 1) return some(0, 1);
+  parallel(lanes, [](void *p, int lane, int all) { (*static_cast<decltype(some) *>(p))(lane, all); }, &some);
 }
 
 void Stream::run(int time, const float *x, float *y) {

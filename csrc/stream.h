@@ -37,16 +37,21 @@ class Stream {
   void run(int time, const float *x, float *y);
 
  private:
-  void block(const float *x, float *y, int first, const int *which, int count);
+  // What one block needs while it is computed.
+  struct Lane {
+    Floats before, after, hidden;  // states, and what lies between layers
+    std::vector<std::unique_ptr<Run>> runs;
+    std::vector<int> teams;  // threads that share each layer
+  };
+  void block(Lane &, const float *x, float *y, int first, const int *which, int count);
 
   const Kernels &kernels_;
   std::vector<Layer> layers_;
   int batch_, threads_, block_;  // block: streams that are computed at once
   Long widest_ = 0, room_ = 0;   // of what layers give; floats of a state of a block
   std::vector<Long> places_;
-  std::unique_ptr<Floats> states_, before_, after_, hidden_;
-  std::vector<std::unique_ptr<Run>> runs_;
-  std::vector<int> teams_;
+  std::unique_ptr<Floats> states_;
+  std::vector<std::unique_ptr<Lane>> lanes_;  // several: each thread has blocks of its own, and none waits for another
 };
 
 }  // namespace openlstm
