@@ -101,6 +101,7 @@ static void expect(bool fits) {
 }
 
 NB_MODULE(_core, m) {
+  nb::set_leak_warnings(false);  // plans and packed weights are kept in caches until the process ends, by intent
   m.def("draw", [](Long address, Long count, double probability, float value, std::uint64_t key) {
     const Kernels &kernels = chosen();
     Released released;

@@ -193,8 +193,13 @@ class Recurrent(nn.Module):
 
     def _run(self, given: Any, hx: State, lengths: Any, reset: Any) -> tuple[Any, State]:
         watch = self._watch
-        if watch is not None and torch.compiler.is_compiling():
-            return torch.compiler.disable(self._compute)(given, hx, lengths, reset, watch)  # type: ignore
+        if torch.compiler.is_compiling():
+            if watch is not None:
+                return torch.compiler.disable(self._compute)(given, hx, lengths, reset, watch)  # type: ignore
+        elif torch._C._is_tracing():  # what the engine computes would become constants
+            raise RuntimeError(
+                f"{self.title} cannot be traced by torch.jit: use torch.export, or torch.onnx.export with dynamo=True"
+            )
         return self._compute(given, hx, lengths, reset, watch)
 
     def _compute(self, given: Any, hx: State, lengths: Any, reset: Any, watch: Any) -> tuple[Any, State]:

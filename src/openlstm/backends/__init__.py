@@ -94,6 +94,10 @@ def layers(
     """All layers over all steps by the backend in use: see `reference.forward` for arguments and result."""
     masks = masks or {}
     compiling = torch.compiler.is_compiling()
+    if compiling and torch.onnx.is_in_onnx_export():
+        from . import onnx
+
+        return onnx.forward(spec, x, parameters, states, lengths, reset, masks)
     if compiling and not torch._C._are_functorch_transforms_active():
         y, *final = _layers(
             str(spec), x, list(parameters.values()), list(states.values()), lengths, reset, list(masks.values())
@@ -161,6 +165,10 @@ def _(
     reset: Tensor | None,
     masks: list[Tensor],
 ) -> list[Tensor]:
+    if torch.onnx.is_in_onnx_export():  # which tries another way where the first one was refused
+        from . import onnx
+
+        onnx.check(Spec.parse(spec), x, reset, bool(masks))
     y = x.new_empty(x.shape[0], x.shape[1], Spec.parse(spec).output_size())
     return [y, *(state.new_empty(state.shape) for state in states)]
 

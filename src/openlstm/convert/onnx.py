@@ -13,46 +13,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .. import file
+from ..operators import FUNCTIONS, OPERATORS, PEEPHOLES, Operator
 from ..spec import Spec
 from .layers import Layers, Refused, blocks, outputs, stack
 
 LARGEST = 2**31  # bytes of a model file: what protobuf can hold
-
-
-class _Operator(NamedTuple):
-    cell: str
-    gates: str  # in ONNX's order, by our names
-    activations: tuple[str, ...]  # that ONNX takes where none are given
-    states: tuple[str, ...]
-
-
-OPERATORS = {
-    "LSTM": _Operator("lstm", "iofg", ("Sigmoid", "Tanh", "Tanh"), ("h", "c")),
-    "GRU": _Operator("gru", "urn", ("Sigmoid", "Tanh"), ("h",)),
-    "RNN": _Operator("rnn", "h", ("Tanh",), ("h",)),
-}
-PEEPHOLES = "iof"
-# ONNX's functions in lower case: ours, and which constants they take, with the value where none is given. For
-# ThresholdedRelu, ScaledTanh and Affine the specification has other values, or none, and ONNX Runtime takes 0.
-FUNCTIONS: dict[str, tuple[str, tuple[float | None, ...]]] = {
-    "sigmoid": ("sigmoid", ()),
-    "tanh": ("tanh", ()),
-    "relu": ("relu", ()),
-    "softsign": ("softsign", ()),
-    "softplus": ("softplus", ()),
-    "leakyrelu": ("leaky_relu", (0.01,)),
-    "elu": ("elu", (1.0,)),
-    "thresholdedrelu": ("thresholded_relu", (None,)),
-    "hardsigmoid": ("hard_sigmoid", (0.2, 0.5)),
-    "scaledtanh": ("scaled_tanh", (None, None)),
-    "affine": ("affine", (None, None)),
-}
+LOWER = {word.lower(): word for word in FUNCTIONS}  # ONNX Runtime takes them in any case
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +39,19 @@ class Node:
     inputs: dict[str, str]  # X, sequence_lens, initial_h, initial_c: names of values
     outputs: dict[str, str]  # Y, Y_h, Y_c
 
-    def run(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Its outputs by their names here (Y, ...), from its inputs by theirs, in the operator's layout."""
+    @cached_property
+    def _module(self) -> Any:
         import torch
 
         from ..nn import of
+
+        module = of(self.layers.spec)
+        module.load_state_dict({n: torch.from_numpy(np.array(a, np.float32)) for n, a in self.layers.arrays.items()})
+        return module.eval()
+
+    def run(self, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Its outputs by their names here (Y, ...), from its inputs by theirs, in the operator's layout."""
+        import torch
 
         spec = self.layers.spec
         operator = next(op for op in OPERATORS.values() if op.cell == spec.cell)
@@ -87,12 +68,10 @@ class Node:
             else:
                 one = torch.from_numpy(np.ascontiguousarray(state, np.float32))
                 states.append(one.transpose(0, 1).contiguous() if self.batch_first else one)
-        module = of(spec)
-        module.load_state_dict({n: torch.from_numpy(np.array(a, np.float32)) for n, a in self.layers.arrays.items()})
         with torch.no_grad():
             if self.backwards:
                 x = _flipped(x, ends)
-            y, final = module.eval()(x, states[0] if len(states) == 1 else tuple(states), lengths=ends)
+            y, final = self._module(x, states[0] if len(states) == 1 else tuple(states), lengths=ends)
             if self.backwards:
                 y = _flipped(y, ends)
         last = (final,) if len(states) == 1 else final
@@ -164,9 +143,51 @@ def _constants(model: Any) -> dict[str, Any]:
     return found
 
 
+# What puts weights in another order, as exporters leave it: these are computed before the model runs.
+ORDERING = {"Cast", "Concat", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+
+
+def _ordered(model: Any, constants: dict[str, Any]) -> dict[str, Any]:
+    """The constants, and the weights of recurrent nodes that are made of them by `ORDERING`."""
+    onnx = _library()
+    made_by = {name: node for node in model.graph.node for name in node.output if name}
+    found = dict(constants)
+
+    def need(name: str, depth: int) -> bool:
+        """Makes a value, if it can be: from what it is made of."""
+        node = made_by.get(name)
+        if name in found or not name:
+            return True
+        if node is None or node.op_type not in ORDERING or node.domain not in ("", "ai.onnx") or depth > 50:
+            return False
+        if not all(need(one, depth + 1) for one in node.input):
+            return False
+        given = {one: onnx.numpy_helper.to_array(found[one]) for one in node.input if one}
+        if sum(given[one].nbytes for one in node.input if one) > LARGEST:
+            return False
+        inputs = [onnx.helper.make_tensor_value_info(one, found[one].data_type, None) for one in given]
+        outputs = [onnx.helper.make_empty_tensor_value_info(one) for one in node.output]
+        graph = onnx.helper.make_graph([node], "one", inputs, outputs)
+        alone = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+        for one, array in zip(node.output, onnx.reference.ReferenceEvaluator(alone).run(None, given), strict=True):
+            found[one] = onnx.numpy_helper.from_array(np.ascontiguousarray(array), one)
+        return True
+
+    for node in model.graph.node:
+        if node.op_type in OPERATORS and node.domain in ("", "ai.onnx"):
+            for at, name in enumerate(node.input):
+                if at in (1, 2, 3, 7):  # W, R, B, P
+                    try:
+                        need(name, 0)
+                    except Exception as error:  # of onnx' evaluator: any
+                        told = " ".join(str(error).split())[:150]
+                        raise ValueError(f"The model's value {name!r} cannot be computed ({told})") from None
+    return found
+
+
 def nodes(model: Any) -> Iterator[Node]:
     """The recurrent nodes of a model, in its order. Errors: ValueError, Refused."""
-    constants = _constants(model)
+    constants = _ordered(model, _constants(model))
     for number, node in enumerate(model.graph.node):
         if node.op_type in OPERATORS and node.domain in ("", "ai.onnx"):
             yield _node(node, node.name or f"{node.op_type} {number}", constants)
@@ -279,7 +300,7 @@ def _attributes(node: Any, name: str) -> dict[str, Any]:
     return found
 
 
-def _activations(name: str, operator: _Operator, given: Mapping[str, Any], directions: int) -> dict[str, Any]:
+def _activations(name: str, operator: Operator, given: Mapping[str, Any], directions: int) -> dict[str, Any]:
     """The spec's option for the functions, which must be the same in both directions."""
     words = given.get("activations") or list(operator.activations) * directions
     count = len(operator.activations)
@@ -288,7 +309,7 @@ def _activations(name: str, operator: _Operator, given: Mapping[str, Any], direc
     constants = iter(given.get("activation_alpha", ())), iter(given.get("activation_beta", ()))
     found = []
     for word in words:
-        ours, defaults = FUNCTIONS.get(word.lower(), ("", ()))
+        ours, defaults = FUNCTIONS.get(LOWER.get(word.lower(), ""), ("", ()))
         if not ours:
             raise Refused(f"{name} has the activation {word!r}, which openlstm has not: expected one of ONNX's")
         text = ours
@@ -344,7 +365,7 @@ def accelerate(source: Any) -> Callable[[Mapping[str, np.ndarray]], dict[str, np
     recurrent = list(nodes(model))
     if not recurrent:
         raise ValueError("The model has no LSTM, GRU or RNN in its main graph: there is nothing to accelerate")
-    constants = set(_constants(model))
+    constants = set(_ordered(model, _constants(model)))
     given = [
         value.name for value in model.graph.input if value.name not in {one.name for one in model.graph.initializer}
     ]
@@ -426,7 +447,7 @@ def difference(source: Any, found: Mapping[str, Layers], seed: int = 0) -> float
         for k in range(4, min(7, len(alone.input))):  # without lengths and states
             alone.input[k] = ""
         alone.input[0] = "X"
-        constants = _constants(model)
+        constants = _ordered(model, _constants(model))
         graph = onnx.helper.make_graph(
             [alone],
             "node",

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from .. import operators
 from ..cells import NORM_EPSILON
-from ..spec import Spec, Walk
+from ..spec import Walk
 from ..step import Step
 from .layers import Layers, blocks, stack
 
@@ -179,7 +180,7 @@ def model(layers: Layers, lengths: bool = False, states: bool = False) -> Any:
     last: dict[str, Value] = {}
     for layer in range(spec.num_layers):
         walks = [walk for walk in spec.walks if walk.layer == layer]
-        if _plain(spec):
+        if operators.name_of(spec):
             y, final = _operator(graph, layers, walks, x, begin, ends)
         else:
             parts = []
@@ -207,24 +208,15 @@ def model(layers: Layers, lengths: bool = False, states: bool = False) -> Any:
     return found
 
 
-def _plain(spec: Spec) -> bool:
-    """Has ONNX an operator for this."""
-    if spec.proj_size or spec.layer_norm or spec.zoneout_h or spec.zoneout_c or spec.cell not in ("lstm", "gru", "rnn"):
-        return False
-    return spec.cell != "lstm" or (spec.peephole != "dense" and spec.coupled != "i=1-f" and not spec.cell_clip)
-
-
 def _operator(
     graph: Graph, layers: Layers, walks: Sequence[Walk], x: Value, begin: dict[str, Value], ends: Value | None
 ) -> tuple[Value, dict[str, Value]]:
     """A layer by ONNX's own operator."""
-    from .onnx import FUNCTIONS, OPERATORS, PEEPHOLES
-
     spec = layers.spec
-    kind, operator = next((kind, op) for kind, op in OPERATORS.items() if op.cell == spec.cell)
+    kind = operators.name_of(spec)
+    assert kind is not None
+    operator = operators.OPERATORS[kind]
     size = walks[0].hidden_size
-    ours = {name: (word, len(defaults)) for word, (name, defaults) in FUNCTIONS.items()}
-    proper = {word.lower(): word for word in ("LeakyRelu", "ThresholdedRelu", "HardSigmoid", "ScaledTanh")}
 
     def rows(name: str, walk: Walk, order: str) -> np.ndarray:
         parts = blocks(layers.arrays[name + walk.suffix], spec.blocks(name))
@@ -246,29 +238,9 @@ def _operator(
         parts = [begin[name + walk.suffix] for walk in walks]
         first[name] = parts[0] if len(parts) == 1 else graph.node("Concat", *parts, axis=0)
     given += first.values()
-    functions: list[str] = []
-    constants: tuple[list[float], list[float]] = [], []
-    for text in (spec.nonlinearity,) if spec.cell == "rnn" else spec.activations:
-        word, *numbers = text.split(":")
-        if word == "linear":
-            word, numbers = "affine", ["1", "0"]
-        theirs, count = ours[word]
-        defaults = dict(zip(range(2), _defaults(word), strict=False))
-        for k in range(count):
-            constants[k].append(float(numbers[k]) if k < len(numbers) else defaults[k])
-        functions.append(proper.get(theirs, theirs.capitalize()))
-    attributes: dict[str, Any] = {"hidden_size": size, "activations": functions * len(walks)}
-    for name, values in zip(("activation_alpha", "activation_beta"), constants, strict=True):
-        attributes |= {name: values * len(walks)} if values else {}
-    if spec.cell == "lstm":
-        if spec.peephole == "diagonal":
-            given.append(whole("weight_ch", PEEPHOLES))
-        attributes["input_forget"] = int(spec.coupled == "f=1-i")
-        attributes |= {"clip": float(spec.preactivation_clip)} if spec.preactivation_clip else {}
-    if spec.cell == "gru":
-        attributes["linear_before_reset"] = int(spec.reset == "after")
-    attributes["direction"] = "bidirectional" if len(walks) == 2 else "forward"
-    y, *last = graph.several(kind, 1 + len(operator.states), *given, **attributes)
+    if spec.cell == "lstm" and spec.peephole:
+        given.append(whole("weight_ch", operators.PEEPHOLES))
+    y, *last = graph.several(kind, 1 + len(operator.states), *given, **operators.attributes(spec, size))
     y = graph.node("Transpose", y, perm=[0, 2, 1, 3])  # (T, B, D, H)
     y = graph.node("Reshape", y, np.array([0, 0, len(walks) * size]))
     final: dict[str, Value] = {}
@@ -284,12 +256,6 @@ def _operator(
 def _split(graph: Graph, whole: Value, count: int) -> list[Value]:
     """The rows of the first dimension, each with that dimension still."""
     return [whole] if count == 1 else graph.several("Split", count, whole, np.ones(count, np.int64), axis=0)
-
-
-def _defaults(word: str) -> tuple[float, ...]:
-    from ..cells import ACTIVATIONS
-
-    return ACTIVATIONS[word][1]
 
 
 def _scan(
