@@ -50,8 +50,14 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "preactivation_clip=0.6",
         "forget_bias=1.0",
     ),
-    "gru": (*SHARED, ON_CANDIDATE, "reset=before", "activations=hard_sigmoid:0.3:0.4/elu:0.7"),
-    "rnn": (*SHARED, *PROJECTED, "nonlinearity=relu"),
+    "gru": (
+        *SHARED,
+        ON_CANDIDATE,
+        "reset=before",
+        "activations=hard_sigmoid:0.3:0.4/elu:0.7",
+        "preactivation_clip=0.6",
+    ),
+    "rnn": (*SHARED, *PROJECTED, "nonlinearity=relu", "nonlinearity=scaled_tanh:1.3:0.6", "preactivation_clip=0.6"),
 }
 
 # ONNX's functions, each with constants that are not its defaults; and those with constants again with the defaults.

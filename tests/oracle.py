@@ -108,7 +108,8 @@ def step(spec, size, p, x, state, mask):
         z, values, new = gru(spec, size, a, u, R, b_hh, h_old, h_seen, drop)
     else:
         z = {"h": a["h"] + u["h"]}
-        values = {"h": np.tanh(z["h"]) if spec.nonlinearity == "tanh" else np.maximum(0, z["h"])}
+        limit = spec.preactivation_clip or math.inf
+        values = {"h": np.array([function(spec.nonlinearity, min(max(v, -limit), limit)) for v in z["h"]])}
         new = {"h": values["h"]}
 
     recurs, extra = "h", np.zeros(0)
@@ -164,14 +165,15 @@ def lstm(spec, size, p, z, c_old, drop):
 def gru(spec, size, a, u, R, b_hh, h_old, h_seen, drop):
     """The block of a GRU. a: W x + b_ih, u: R h + b_hh, by gate."""
     f_name, n_name = spec.activations
+    limit = spec.preactivation_clip or math.inf
     z = {"r": a["r"] + u["r"], "u": a["u"] + u["u"], "n": a["n"]}
-    r, update = (np.array([function(f_name, v) for v in z[k]]) for k in "ru")
+    r, update = (np.array([function(f_name, min(max(v, -limit), limit)) for v in z[k]]) for k in "ru")
     if spec.reset == "before":
         total = a["n"] + R[2 * size :] @ (r * h_seen) + b_hh[2 * size :]
     else:
         z["nh"] = u["n"]
         total = a["n"] + r * u["n"]
-    n = np.array([function(n_name, v) for v in total]) * drop
+    n = np.array([function(n_name, min(max(v, -limit), limit)) for v in total]) * drop
     h = update * h_old + (1 - update) * n
     return z, {"r": r, "u": update, "n": n, "h": h}, {"h": h}
 

@@ -45,8 +45,8 @@ def attributes(spec):
     found |= {"activation_beta": beta * spec.directions} if beta else {}
     if spec.cell == "lstm":
         found["input_forget"] = int(spec.coupled == "f=1-i")
-        if spec.preactivation_clip:
-            found["clip"] = spec.preactivation_clip
+    if spec.preactivation_clip:
+        found["clip"] = spec.preactivation_clip
     if spec.cell == "gru":
         found["linear_before_reset"] = int(spec.reset == "after")
     return found

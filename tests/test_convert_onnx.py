@@ -36,6 +36,9 @@ FORMS = (
     "gru(3, 5; bidirectional, reset=before, activations=hard_sigmoid:0.3:0.4/elu:0.7)",
     "rnn(3, 5; bidirectional)",
     "rnn(3, 5; nonlinearity=relu)",
+    "rnn(3, 5; nonlinearity=leaky_relu:0.3, preactivation_clip=0.4)",
+    "gru(3, 5; bidirectional, preactivation_clip=0.4)",
+    "gru(3, 5; reset=before, preactivation_clip=0.4)",
 )
 
 
@@ -258,7 +261,6 @@ def changed(form: str, **attributes: object):
 @pytest.mark.parametrize(
     ("made", "told"),
     [
-        (lambda: changed("gru(3, 5)", clip=0.5), "it has a clip, which is not defined for our gru"),
         (lambda: changed("lstm(3, 5)", activations=["Sigmoid", "Tanh", "Sine"]), "it has the activation 'Sine'"),
         (
             lambda: changed("lstm(3, 5)", activations=["Sigmoid", "Affine", "Tanh"]),

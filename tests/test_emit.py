@@ -24,7 +24,9 @@ def declared(cell):
         elif option.many:
             for word, (_, constants) in ACTIVATIONS.items():
                 named = word + "".join(f":{0.5 + k}" for k in range(len(constants)))
-                for k in range(option.many):
+                if option.many == 1:
+                    yield {name: named}
+                for k in range(option.many if option.many > 1 else 0):
                     yield {name: (*option.default[:k], named, *option.default[k + 1 :])}
         else:
             yield {name: 0.3}

@@ -250,6 +250,7 @@ DECLARED = {
         "options": {
             "reset": ("after", ("after", "before"), 0),
             "activations": (("sigmoid", "tanh"), (), 2),
+            "preactivation_clip": (0.0, (), 0),
         },
     },
     "rnn": {
@@ -257,7 +258,7 @@ DECLARED = {
         "titles": {"h": "hidden state"},
         "candidate": "",
         "projects": True,
-        "options": {"nonlinearity": ("tanh", ("tanh", "relu"), 0)},
+        "options": {"nonlinearity": ("tanh", (), 1), "preactivation_clip": (0.0, (), 0)},
     },
 }
 NUMBERS = np.array(

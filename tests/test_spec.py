@@ -242,11 +242,11 @@ def test_the_ways_to_say_the_same():
             "rnn(3, 5; peephole=dense)",
             "Unknown option 'peephole' of rnn: expected one of bias, batch_first, bidirectional, dropout, proj_size, "
             "nonrecurrent_proj_size, proj_bias, proj_clip, layer_norm, residual, learned_state, recurrent_dropout, "
-            "recurrent_dropout_on, weight_dropout, zoneout_h, zoneout_c, nonlinearity",
+            "recurrent_dropout_on, weight_dropout, zoneout_h, zoneout_c, nonlinearity, preactivation_clip",
         ),
         ("lstm(3, 5; peephole=full)", "peephole='full': expected one of None, 'diagonal', 'dense'"),
         ("gru(3, 5; reset=never)", "reset='never': expected one of 'after', 'before'"),
-        ("rnn(3, 5; nonlinearity=elu)", "Unknown nonlinearity 'elu'. Select from 'tanh' or 'relu'."),
+        ("rnn(3, 5; nonlinearity=sin)", "Unknown nonlinearity 'sin'. Select from 'tanh' or 'relu'."),
         (
             "lstm(3, 5; activations=tanh)",
             "activations=('tanh',): expected 3 names, as in ('sigmoid', 'tanh', 'tanh')",

@@ -175,6 +175,9 @@ JUDGED = (
     "rnn(3, 5)",
     "rnn(3, 5; bias=False)",
     "rnn(3, 5; nonlinearity=relu)",
+    *(f"rnn(3, 5; preactivation_clip=0.6, nonlinearity={name})" for name in ACTIVATIONS),
+    "gru(3, 5; preactivation_clip=0.6)",
+    "gru(3, 5; preactivation_clip=0.6, reset=before, bidirectional)",
     "rnn(7, 17)",
 )
 

@@ -39,7 +39,7 @@ def lstm(z: Arrays, s: Arrays, w: Arrays, m: Any, o: Options) -> dict[str, Array
 
     def see(gate: str, c: Array = None) -> Array:  # the pre-activation with what the gate sees of the memory
         a = z[gate] + w["p_" + gate] * c if o.peephole == "diagonal" and c is not None else z[gate]
-        return m.clip(a, -o.preactivation_clip, o.preactivation_clip) if o.preactivation_clip else a
+        return bounded(a, m, o)
 
     c = s["c"]
     if o.coupled != "i=1-f":
@@ -64,12 +64,11 @@ def lstm(z: Arrays, s: Arrays, w: Arrays, m: Any, o: Options) -> dict[str, Array
 def gru(z: Arrays, s: Arrays, w: Arrays, m: Any, o: Options) -> dict[str, Array]:
     """Cho et al. 2014. The reset gate acts before the recurrent weights there, and after them in cuDNN and PyTorch."""
     sigma, act_n = (activation(m, name) for name in o.activations)
-    r = sigma(z["r"])
-    u = sigma(z["u"])
-    if o.reset == "after":
-        n = act_n(z["n"] + r * z["nh"])
-    else:
-        n = act_n(z["n"] + m.linear(r * s["h_seen"], w["R_n"], w.get("b_n")))
+    r = sigma(bounded(z["r"], m, o))
+    u = sigma(bounded(z["u"], m, o))
+    after = o.reset == "after"
+    seen = r * z["nh"] if after else m.linear(r * s["h_seen"], w["R_n"], w.get("b_n"))
+    n = act_n(bounded(z["n"] + seen, m, o))
     if "keep" in w:
         n = n * w["keep"]
     h = (1 - u) * n + u * s["h"]
@@ -78,8 +77,13 @@ def gru(z: Arrays, s: Arrays, w: Arrays, m: Any, o: Options) -> dict[str, Array]
 
 def rnn(z: Arrays, s: Arrays, w: Arrays, m: Any, o: Options) -> dict[str, Array]:
     """Elman 1990."""
-    h = activation(m, o.nonlinearity)(z["h"])
+    h = activation(m, o.nonlinearity)(bounded(z["h"], m, o))
     return {"h": h}
+
+
+def bounded(a: Array, m: Any, o: Options) -> Array:
+    """What an activation is given: ONNX Runtime's clip bounds it after bias and peephole."""
+    return m.clip(a, -o.preactivation_clip, o.preactivation_clip) if o.preactivation_clip else a
 
 
 def from_input(x: Array, weight: Array, bias: Array | None, gain: Array | None, m: Any) -> Array:
@@ -118,7 +122,10 @@ def zoneout(new: Array, old: Array, keep: Array | float) -> Array:
 
 @dataclass(frozen=True)
 class Option:
-    """What one option of a cell may be: `choices`, or a number of at least 0, or (`many`) that many activations."""
+    """What one option of a cell may be: `choices`, or a number of at least 0, or (`many`) that many activations.
+
+    One activation is a text, more are a tuple.
+    """
 
     default: Any
     choices: tuple[Any, ...] = ()
@@ -158,6 +165,7 @@ def _gru_refuses(o: Options) -> str | None:
     return None
 
 
+_BOUNDED = "Bound of what the activations are given; 0: none."
 _LSTM_GATES = {None: ("i", "f", "g", "o"), "f=1-i": ("i", "g", "o"), "i=1-f": ("f", "g", "o")}
 
 CELLS: dict[str, Cell] = {
@@ -182,7 +190,7 @@ CELLS: dict[str, Cell] = {
                 ("sigmoid", "tanh", "tanh"), many=3, help="Functions of the gates, the candidate and the output."
             ),
             "cell_clip": Option(0.0, help="Bound of the memory; 0: none."),
-            "preactivation_clip": Option(0.0, help="Bound of what the activations are given; 0: none."),
+            "preactivation_clip": Option(0.0, help=_BOUNDED),
             "forget_bias": Option(None, help="Bias of the forget gate, to begin with."),
         },
         vectors=lambda o: {
@@ -209,6 +217,7 @@ CELLS: dict[str, Cell] = {
                 "after", ("after", "before"), help="The reset gate acts after or before the recurrent weights."
             ),
             "activations": Option(("sigmoid", "tanh"), many=2, help="Functions of the gates and the candidate."),
+            "preactivation_clip": Option(0.0, help=_BOUNDED),
         },
         apart=lambda o: ("n",) if o.reset == "after" else (),
         inside=lambda o: ("n",) if o.reset == "before" else (),
@@ -220,7 +229,10 @@ CELLS: dict[str, Cell] = {
         equations=rnn,
         gates=lambda o: ("h",),
         titles={"h": "hidden state"},
-        options={"nonlinearity": Option("tanh", ("tanh", "relu"), help="Function of the state.")},
+        options={
+            "nonlinearity": Option("tanh", many=1, help="Function of the state."),
+            "preactivation_clip": Option(0.0, help=_BOUNDED),
+        },
     ),
 }
 

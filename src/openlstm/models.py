@@ -79,6 +79,9 @@ def convert(module: nn.Module, undo: bool = False) -> Any:
     """
     spec = spec_of(module)
     assert spec is not None
+    unknown = f"torch.nn has no {spec}. Set what it does not have back first"
+    if spec.cell == "rnn" and spec.nonlinearity not in ("tanh", "relu"):
+        raise ValueError(unknown)
     with warnings.catch_warnings():  # about dropout on one layer: it was said when the module was made
         warnings.simplefilter("ignore")
         ours = of(spec, device="meta")
@@ -87,7 +90,7 @@ def convert(module: nn.Module, undo: bool = False) -> Any:
         options = {name: getattr(spec, name) for name in names}
         torchs: Any = kind(spec.input_size, spec.hidden_size[0], spec.num_layers, **options, device="meta")
     if spec_of(torchs) != spec:
-        raise ValueError(f"torch.nn has no {spec}. Set what it does not have back first")
+        raise ValueError(unknown)
     one, other = (ours, torchs) if undo else (torchs, ours)
     # Its own are what makes it this kind of layer. All else goes over, the dictionaries of parameters and hooks too.
     own = vars(one).keys() - vars(nn.Module()).keys() | {"_accelerated"}

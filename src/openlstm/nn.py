@@ -56,12 +56,14 @@ class GRUOptions(Options, total=False):
 
     reset: str  # "after" the recurrent weights, as torch.nn, or "before"
     activations: Sequence[str]  # of the gates and the candidate
+    preactivation_clip: float  # bound of what every activation takes; 0: none
 
 
 class RNNOptions(Options, total=False):
-    """What RNN takes beyond torch.nn's parameters."""
+    """What RNN takes beyond torch.nn's parameters. Its nonlinearity may be any of ONNX's activations."""
 
     proj_size: int
+    preactivation_clip: float  # bound of what the nonlinearity takes; 0: none
 
 
 class Recurrent(nn.Module):

@@ -71,7 +71,8 @@ def attributes(spec: Spec, size: int) -> dict[str, Any]:
     found |= {name: values * spec.directions for name, values in constants.items() if values}
     if spec.cell == "lstm":
         found["input_forget"] = int(spec.coupled == "f=1-i")
-        found |= {"clip": float(spec.preactivation_clip)} if spec.preactivation_clip else {}
     if spec.cell == "gru":
         found["linear_before_reset"] = int(spec.reset == "after")
+    if spec.preactivation_clip:
+        found["clip"] = float(spec.preactivation_clip)
     return found | {"direction": "bidirectional" if spec.bidirectional else "forward"}

@@ -378,6 +378,8 @@ def _read(name: str, value: str | None, option: Option | None) -> Any:
     default = _FIELDS.get(name)
     if option and option.choices:
         return next((choice for choice in option.choices if str(choice) == value), value)
+    if option and option.many == 1:
+        return value
     if option and option.many:
         return tuple((value or "").split("/"))
     if isinstance(default, str):
@@ -400,9 +402,12 @@ def _read(name: str, value: str | None, option: Option | None) -> Any:
 def _checked(name: str, value: Any, option: Option) -> Any:
     if option.choices:
         if value not in option.choices:
-            if name == "nonlinearity":  # torch.nn's text
-                raise ValueError(f"Unknown nonlinearity '{value}'. Select from 'tanh' or 'relu'.")
             raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, option.choices))}")
+        return value
+    if option.many == 1:
+        if name == "nonlinearity" and str(value).partition(":")[0] not in ACTIVATIONS:  # torch.nn's text
+            raise ValueError(f"Unknown nonlinearity '{value}'. Select from 'tanh' or 'relu'.")
+        _check_activation(name, value)
         return value
     if option.many:
         names = tuple(value) if isinstance(value, (list, tuple)) else (value,)

@@ -239,8 +239,6 @@ def _node(node: Any, name: str, constants: Mapping[str, Any]) -> Node:
     options: dict[str, Any] = {"bias": b is not None, "bidirectional": directions == 2}
     options |= _activations(name, operator, given, directions)
     if clip := float(given.get("clip", 0.0)):
-        if operator.cell != "lstm":
-            raise Refused(f"{name} has a clip, which is not defined for our {operator.cell}: take it out")
         options["preactivation_clip"] = float(str(np.float32(clip)))  # 0.4 again, not the float32 nearest to it
     if given.get("input_forget") and operator.cell == "lstm":
         options["coupled"] = "f=1-i"
@@ -325,8 +323,6 @@ def _activations(name: str, operator: Operator, given: Mapping[str, Any], direct
     if other and other != own:
         raise Refused(f"{name} has other activations backwards ({', '.join(other)}) than forwards ({', '.join(own)})")
     if operator.cell == "rnn":
-        if own[0] not in ("tanh", "relu"):
-            raise Refused(f"{name} has the activation {own[0]}: our rnn has tanh or relu")
         return {"nonlinearity": own[0]}
     return {"activations": own}
 

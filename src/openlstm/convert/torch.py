@@ -171,7 +171,8 @@ def module(layers: Layers) -> nn.Module:
         **options,
         **({"nonlinearity": spec.nonlinearity} if spec.cell == "rnn" else {}),
     )
-    if plain != spec or len(set(spec.hidden_size)) > 1:
+    function = spec.cell != "rnn" or spec.nonlinearity in ("tanh", "relu")
+    if plain != spec or len(set(spec.hidden_size)) > 1 or not function:
         more = str(spec).partition("; ")[2]
         raise Refused(f"torch.nn has no {spec.cell} with {more or 'layers of different sizes'}: keep it in openlstm")
     kind = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[spec.cell]
