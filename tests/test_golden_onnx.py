@@ -162,3 +162,132 @@ def test_lengths_that_are_passed_over_show():
             found = ours(node, {name: array for name, array in arrays.items() if name != "sequence_lens"})
             for name in ("Y", "Y_h"):
                 assert np.abs(found[name] - arrays[name]).max() > 1e-2, case
+
+
+# The numbers that ONNX Runtime's own tests of these operators have in them (onnxruntime/test/providers/cpu/rnn, MIT),
+# which NumPy made there: small weights, where a wrong gate still shows.
+TENS = np.array([[0.1, 0.2, 0.3, 0.4], [1, 2, 3, 4], [10, 11, 12, 13]]).reshape(12, 1)
+X = np.array([[-0.455351, -0.276391], [-0.185934, -0.269585]])[:, None]
+INPUT = {
+    "i": [[-0.494659, 0.0453352], [-0.487793, 0.417264]],
+    "o": [[-0.0175329, 0.489074], [-0.446013, 0.414029]],
+    "f": [[-0.0091708, -0.255364], [-0.106952, -0.266717]],
+    "c": [[-0.0888852, -0.428709], [-0.283349, 0.208792]],
+}
+RECURRENT = {
+    "i": [[0.146626, -0.0620289], [-0.0815302, 0.100482]],
+    "o": [[-0.219535, -0.306635], [-0.28515, -0.314112]],
+    "f": [[-0.228172, 0.405972], [0.31576, 0.281487]],
+    "c": [[-0.394864, 0.42111], [-0.386624, -0.390225]],
+}
+BIAS = [0.381619, 0.0323954, -0.14449, 0.420804, -0.258721, 0.45056, -0.250755, 0.0967895]
+SMALL = {
+    "W": np.concatenate([INPUT[gate] for gate in "iofc"]),
+    "R": np.concatenate([RECURRENT[gate] for gate in "iofc"]),
+    "B": np.array([*BIAS, *[0.0] * 8]),
+    "P": np.array([0.2345, 0.5235, 0.4378, 0.3475, 0.8927, 0.3456]),
+}
+PLAIN = {name: array for name, array in SMALL.items() if name != "P"}
+ROWS = {"X": np.array([[[1.0], [2.0]], [[10.0], [11.0]]]), "W": TENS, "R": np.full((12, 3), 0.1)}
+GRU = {"X": np.array([[[-0.1], [0.2]], [[-0.3], [0.4]]]), "R": np.full((9, 3), 0.1)}
+GRU["W"] = np.array([0.1, 0.2, 0.3, 0.2, 0.3, 0.1, 0.3, 0.1, 0.2]).reshape(9, 1)
+GRU["B"] = np.array(
+    [-0.01, 0.1, 0.01, -0.2, -0.02, 0.02, 0.3, -0.3, -0.3, -0.03, 0.5, -0.7, 0.05, -0.7, 0.3, 0.07, -0.03, 0.5]
+)
+LITERALS = {
+    "two rows": ("LSTM", ROWS, {}, "Y_c", [1.27731147, 1.44181041, 1.53179041, 1.3249796, 1.51063104, 1.61451544]),
+    "two rows, backwards": (
+        *("LSTM", ROWS, {"direction": "reverse"}, "Y_c"),
+        [1.27850552, 1.46799496, 1.57641257, 1.34960834, 1.54772296, 1.65633056],
+    ),
+    "two lengths": (
+        *("LSTM", ROWS | {"sequence_lens": np.array([1, 2], np.int32)}, {}, "Y_c"),
+        [0.52497941, 0.54983425, 0.5744428, 1.3249796, 1.51063104, 1.61451544],
+    ),
+    "two lengths, backwards": (
+        *("LSTM", ROWS | {"sequence_lens": np.array([2, 1], np.int32)}, {"direction": "reverse"}, "Y_h"),
+        [0.55391603, 0.69201493, 0.82696019, 0.34526044, 0.47220877, 0.55850935],
+    ),
+    "peepholes": ("LSTM", {"X": X} | SMALL, {}, "Y", [-0.0251062475, 0.0561261699, -0.03277518, 0.05935364]),
+    "peepholes, backwards": (
+        *("LSTM", {"X": X} | SMALL, {"direction": "reverse"}, "Y"),
+        [-0.03189282, 0.07626793, -0.03068724, 0.02803503],
+    ),
+    "peepholes, no bias": (
+        *("LSTM", {"X": X} | {name: array for name, array in SMALL.items() if name != "B"}, {}, "Y"),
+        [0.04154162, 0.01969122, 0.05298181, 0.0030589],
+    ),
+    "input_forget": (
+        *("LSTM", {"X": X} | SMALL, {"input_forget": 1}, "Y"),
+        [-0.02510626, 0.05612619, -0.0314321, 0.05087372],
+    ),
+    "clip": ("LSTM", {"X": X} | SMALL, {"clip": 0.1}, "Y", [-0.02280854, 0.02744377, -0.03516197, 0.03875681]),
+    "initial_h": (
+        *("LSTM", {"X": X, "initial_h": np.array([[[0.34, 0.72]]])} | PLAIN, {}, "Y"),
+        [0.01797521, -0.07104912, -0.03174796, -0.0152949],
+    ),
+    "activations": (
+        *("LSTM", {"X": X} | PLAIN, {"activations": ["tanh", "sigmoid", "tanh"]}, "Y"),
+        [-0.0660155, 0.0351227, -0.04236888, 0.0177365],
+    ),
+    "gru": (
+        *("GRU", GRU, {}, "Y"),
+        [
+            0.16783132,
+            -0.11754231,
+            0.11977843,
+            0.2046872,
+            -0.10372487,
+            0.15365849,
+            0.22688604,
+            -0.19698407,
+            0.14017843,
+            0.33386092,
+            -0.15799662,
+            0.2381169,
+        ],
+    ),
+    "gru, linear_before_reset": (
+        *("GRU", GRU, {"linear_before_reset": 1}, "Y"),
+        [
+            0.15024948,
+            -0.11097029,
+            -0.02121867,
+            0.18887489,
+            -0.09747667,
+            0.02093463,
+            0.19538902,
+            -0.19016478,
+            -0.05644283,
+            0.30856851,
+            -0.15190377,
+            0.05999807,
+        ],
+    ),
+    "gru, linear_before_reset, backwards": (
+        *("GRU", GRU, {"linear_before_reset": 1, "direction": "reverse"}, "Y"),
+        [
+            0.20910699,
+            -0.18880953,
+            -0.04005555,
+            0.29700265,
+            -0.15308119,
+            0.04537245,
+            0.12252139,
+            -0.12032216,
+            -0.05064924,
+            0.21249877,
+            -0.08884402,
+            0.04751285,
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LITERALS)
+def test_the_literals_of_onnx_runtime(case):
+    operator, given, attributes, output, expected = LITERALS[case]
+    arrays = {name: array[None] if name in CONSTANTS else array for name, array in given.items()}
+    arrays = {name: array if array.dtype == np.int32 else array.astype(np.float32) for name, array in arrays.items()}
+    found = ours({"operator": operator, "attributes": attributes}, arrays)
+    np.testing.assert_allclose(found[output].ravel(), expected, atol=5e-7)

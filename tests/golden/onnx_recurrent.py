@@ -80,7 +80,9 @@ def model(
     """One node with these arrays, of which some are constants of the model."""
     names = ["X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"][: 8 if operator == "LSTM" else 6]
     outputs = ["Y", "Y_h", "Y_c"][: 3 if operator == "LSTM" else 2]
-    node = helper.make_node(operator, [n if n in given else "" for n in names], outputs, hidden_size=H, **attributes)
+    node = helper.make_node(
+        operator, [n if n in given else "" for n in names], outputs, hidden_size=given["R"].shape[2], **attributes
+    )
     kind = {"sequence_lens": TensorProto.INT32}
     graph = helper.make_graph(
         [node],
