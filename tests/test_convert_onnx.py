@@ -242,10 +242,31 @@ def test_what_is_written_is_read_again(tmp_path):
         assert found.spec == spec
         for name, array in parameters.items():
             np.testing.assert_array_equal(found.arrays[name], array)
-    spec = Spec.parse("lstm(3, 5, 4)")
-    with pytest.raises(ValueError, match="has states of different sizes in its layers"):
-        convert.write(Layers(spec, numbers(Spec.parse("lstm(3, 5)"))[0]), tmp_path / "n.onnx")
-    assert not (tmp_path / "n.onnx").exists()
+
+
+@pytest.mark.parametrize("form", ["lstm(3, 5, 4; bidirectional)", "lstm(3, 5, 4; layer_norm)", "gru(3, 4, 5, 2)"])
+def test_layers_of_different_sizes_are_written(tmp_path, form):
+    """Each layer's states are arrays of their own."""
+    spec = Spec.parse(form)
+    random = np.random.default_rng(0)
+    layers = Layers(spec, {name: random.normal(size=shape) for name, shape in spec.parameters.items()})
+    format.write(layers, tmp_path / "m.onnx", states=True)
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    x = random.normal(size=(T, B, I)).astype(np.float32)
+    parameters = {name: torch.from_numpy(array) for name, array in layers.arrays.items()}
+    first = {
+        name + walk.suffix: torch.from_numpy(random.normal(size=(B, size)))
+        for walk in spec.walks
+        for name, size in spec.state_sizes(walk).items()
+    }
+    y, last = openlstm.backends.reference.forward(spec, torch.from_numpy(x).double(), parameters, first)
+    feed = {name.replace("_l", "_0_l", 1): state[None].numpy().astype(np.float32) for name, state in first.items()}
+    names = ["y", *last]
+    assert {value.name for value in session.get_outputs()} == set(names)
+    found = session.run(names, {"x": x, **feed})
+    np.testing.assert_allclose(found[0], y, rtol=3e-5, atol=5e-6)
+    for state, expected in zip(found[1:], last.values(), strict=True):
+        np.testing.assert_allclose(state[0], expected, rtol=3e-5, atol=5e-6)
 
 
 def changed(form: str, **attributes: object):

@@ -140,16 +140,20 @@ def model(layers: Layers, lengths: bool = False, states: bool = False) -> Any:
     """x (time, batch, I) to y (time, batch, O) and the final states, (directions of all layers, batch, n) each.
 
     lengths: with an input `lengths`, (batch,) of int64. states: with the initial states as inputs `h_0`, `c_0`. With
-    batch_first x and y begin with the sequence. Time and batch are free. Errors: ValueError where layers have states
-    of different sizes.
+    batch_first x and y begin with the sequence. Time and batch are free. Where layers have states of different sizes,
+    each has its own: `h_l0`, `c_l0`, `h_l1`, ... and as inputs `h_0_l0`, ...
     """
     from onnx import TensorProto, checker, helper
 
     spec = layers.spec
     names = spec.definition.states
     sizes = {name: {spec.state_sizes(walk)[name] for walk in spec.walks} for name in names}
-    if any(len(each) > 1 for each in sizes.values()):
-        raise ValueError(f"{spec} has states of different sizes in its layers: one array cannot hold them")
+    # The arrays of states: which state, whose, and how many numbers each.
+    kept: list[tuple[str, str, list[Walk], int]] = []
+    for name in names:
+        alone = [[walk] for walk in spec.walks] if len(sizes[name]) > 1 else [list(spec.walks)]
+        for walks in alone:
+            kept.append((name, walks[0].suffix if len(alone) > 1 else "", walks, spec.state_sizes(walks[0])[name]))
     graph = Graph(helper)
     lead = ["batch", "time"] if spec.batch_first else ["time", "batch"]
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [*lead, spec.input_size])]
@@ -160,15 +164,13 @@ def model(layers: Layers, lengths: bool = False, states: bool = False) -> Any:
     if lengths:
         inputs.append(helper.make_tensor_value_info("lengths", TensorProto.INT64, ["batch"]))
         ends = Value(graph, "lengths")
-    depth = len(spec.walks)
     begin: dict[str, Value] = {}
     if states:
-        for name in names:
-            (size,) = sizes[name]
-            inputs.append(helper.make_tensor_value_info(f"{name}_0", TensorProto.FLOAT, [depth, "batch", size]))
-            whole = Value(graph, f"{name}_0")
-            parts = _split(graph, whole, depth)
-            begin |= {name + walk.suffix: part for walk, part in zip(spec.walks, parts, strict=True)}
+        for name, suffix, walks, size in kept:
+            given = f"{name}_0{suffix}"
+            inputs.append(helper.make_tensor_value_info(given, TensorProto.FLOAT, [len(walks), "batch", size]))
+            parts = _split(graph, Value(graph, given), len(walks))
+            begin |= {name + walk.suffix: part for walk, part in zip(walks, parts, strict=True)}
     else:
         batch = graph.node("Slice", graph.node("Shape", x), np.array([1]), np.array([2]))
         for walk in spec.walks:
@@ -196,11 +198,10 @@ def model(layers: Layers, lengths: bool = False, states: bool = False) -> Any:
     if spec.batch_first:
         x = graph.node("Transpose", x, perm=[1, 0, 2])
     graph.nodes.append(helper.make_node("Identity", [x.name], ["y"]))
-    for name in names:
-        rows = [last[name + walk.suffix].name for walk in spec.walks]
-        graph.nodes.append(helper.make_node("Concat", rows, [name], axis=0))
-        (size,) = sizes[name]
-        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [depth, "batch", size]))
+    for name, suffix, walks, size in kept:
+        rows = [last[name + walk.suffix].name for walk in walks]
+        graph.nodes.append(helper.make_node("Concat", rows, [name + suffix], axis=0))
+        outputs.append(helper.make_tensor_value_info(name + suffix, TensorProto.FLOAT, [len(walks), "batch", size]))
     made = helper.make_graph(graph.nodes, "openlstm", inputs, outputs, graph.constants)
     found = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
     found.doc_string = str(spec)
