@@ -430,11 +430,20 @@ def test_a_disk_that_is_full_leaves_no_half_file(csv, run, monkeypatch):
     assert not Path("run").exists()
 
 
-def test_a_device_that_is_not_there_gets_one_sentence(csv, run, monkeypatch):
-    def none(**options: object) -> None:
-        raise RuntimeError("No supported gpu backend found!")
+@pytest.fixture
+def no_gpu(monkeypatch):
+    """A machine that has none."""
+    made = loop.Fabric
+
+    def none(**options):
+        if options["accelerator"] == "gpu":
+            raise RuntimeError("No supported gpu backend found!")
+        return made(**options)
 
     monkeypatch.setattr(loop, "Fabric", none)
+
+
+def test_a_device_that_is_not_there_gets_one_sentence(csv, run, no_gpu):
     code, text = run("train", "forecast", csv, "--target", "y", "--device", "gpu", "-o", "run")
     assert code == WRONG and not Path("run").exists()
     assert text == "Error: device is 'gpu', which cannot be had here (No supported gpu backend found!): take cpu.\n"
@@ -622,3 +631,14 @@ def test_a_model_file_that_does_not_fit_gets_one_sentence(tmp_path):
     )
     assert "weight_hh_l0" in message(tensors | {"recurrent.weight_hh_l0": np.zeros((2, 2))}, metadata)
     assert "float64" in message(tensors | {"head.bias": np.zeros(1)}, metadata)
+
+
+@pytest.mark.parametrize("way", ["--overwrite", "--resume"])
+@pytest.mark.parametrize("missing", [("--device", "gpu"), ("--precision", "16-mixed")])
+def test_an_earlier_run_survives_what_cannot_be_had(csv, run, no_gpu, way, missing):
+    command = ("train", "forecast", csv, "--target", "y", "--epochs", 1, "--hidden", 4, "-o", "run")
+    assert run(*command)[0] == 0
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    assert Path("run/model.safetensors") in before and Path("run/report.html") in before
+    assert run(*command, way, *missing)[0] == WRONG
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before

@@ -169,21 +169,8 @@ class _Run:
         self.best: dict[str, Tensor] | None = None
         self.steps = job.steps
         self.saved = time.monotonic()
-        config, world = job.config, share.world
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-        try:
-            self.fabric = Fabric(
-                accelerator=config.device,
-                devices=here if world > 1 else 1,
-                num_nodes=world // here if world > 1 else 1,
-                strategy="ddp" if world > 1 else "auto",
-                precision=config.precision,  # type: ignore[arg-type] # its choices are Lightning's
-            )
-        except RuntimeError as error:
-            raise ValueError(f"device is '{config.device}', which cannot be had here ({error}): take cpu") from None
-        if config.precision == "16-mixed" and self.fabric.device.type == "cpu":  # Lightning would take another
-            raise ValueError("precision is '16-mixed', which the CPU does not have: take bf16-mixed, or device gpu")
-        if world > 1:
+        config, self.fabric = job.config, fabric(job.config)
+        if share.world > 1:
             self.fabric.launch()
         self.factor = schedule(config, self.steps)
         self.step, self.optimizer = self.fabric.setup(_Step(job), _optimizer(job))
@@ -337,6 +324,26 @@ class _Run:
             if len(tensor) == self.share.world
         }
         self.job.carry({name: tensor.to(self.fabric.device) for name, tensor in own.items()} or None)
+
+
+def fabric(config: Config) -> Fabric:
+    """The device, the processes and the precision of a run. Errors: ValueError where they cannot be had here."""
+    world = Share.here().world
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    try:
+        with _quiet():
+            made = Fabric(
+                accelerator=config.device,
+                devices=here if world > 1 else 1,
+                num_nodes=world // here if world > 1 else 1,
+                strategy="ddp" if world > 1 else "auto",
+                precision=config.precision,  # type: ignore[arg-type] # its choices are Lightning's
+            )
+    except RuntimeError as error:
+        raise ValueError(f"device is '{config.device}', which cannot be had here ({error}): take cpu") from None
+    if config.precision == "16-mixed" and made.device.type == "cpu":  # Lightning would take another
+        raise ValueError("precision is '16-mixed', which the CPU does not have: take bf16-mixed, or device gpu")
+    return made
 
 
 def _optimizer(job: Job) -> torch.optim.Optimizer:

@@ -57,7 +57,8 @@ def fit(
     first = share.rank == 0
     if place is not None and first:
         _may_write(place, resume, overwrite)
-    job = parts.job(read, config, share)
+    loop.fabric(config)  # what is not there is said before an earlier run is removed
+    job, fingerprint = parts.job(read, config, share), _fingerprint([*files, *config.files])
     made = _begin(place, config, files, resume) if place is not None and first else []
     outcome = None
     try:
@@ -66,7 +67,7 @@ def fit(
                 job,
                 folder=place,
                 resume=resume,
-                data=_fingerprint([*files, *config.files]),
+                data=fingerprint,
                 progress=progress,
                 keep=(lambda: job.model.save(place / MODEL)) if place is not None else lambda: None,
             )
