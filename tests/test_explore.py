@@ -249,7 +249,7 @@ def test_two_traces_of_their_own_inputs(small):
         (lambda t: {"a": 1}, {}, TypeError, "takes a trace, or two by their labels, got int"),
         (lambda t: t, {"sequence": 2}, IndexError, "sequence 2: this trace has 0, 1"),
         (lambda t: t, {"input": "abc"}, ValueError, "input has 3 steps: expected 20, one for each step"),
-        (lambda t: t, {"input": 1.0}, ValueError, "input has 1 steps: expected 20"),
+        (lambda t: t, {"input": 1.0}, ValueError, "input has 1 step: expected 20"),
         (lambda t: t, {"input": np.zeros((20, 2, 2))}, ValueError, r"a series \(T,\) or frames \(T, I\) of numbers"),
         (lambda t: t, {"input": [None] * 20}, ValueError, "input should be text"),
         (lambda t: t, {"input": {"b": "x"}}, ValueError, "input has the labels 'b': expected no labels"),

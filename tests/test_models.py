@@ -270,7 +270,7 @@ def test_names_of_a_trace():
         trace["h"]
     with pytest.raises(KeyError, match=r"no layer 2 in this trace of gru\(3, 4, 4\)"):
         trace.names(2)
-    assert repr(trace).startswith("Trace of gru(3, 4, 4): 2 steps, 1 sequences; z_r_l0, z_u_l0")
+    assert repr(trace).startswith("Trace of gru(3, 4, 4): 2 steps, 1 sequence; z_r_l0, z_u_l0")
     assert len(trace) == 16
 
 

@@ -434,7 +434,7 @@ def test_what_is_wrong_with_series(path):
     model.save(path)
     assert message(lambda: Stream.load(path)).startswith("series is not given: ")
     assert "was trained on 'a', 'b'" in message(lambda: Stream.load(path, series="c"))
-    assert message(lambda: Stream.load(path, 3, series=["a"])).startswith("series has 1 entries: expected 3")
+    assert message(lambda: Stream.load(path, 3, series=["a"])).startswith("series has 1 entry: expected 3")
     assert message(lambda: Stream.load(path, series=np.zeros((2, 2)))).startswith("series has float64 of shape (2, 2)")
     stream = Stream.load(path, 2, series=["a", "b"])
     before = stream.state

@@ -289,7 +289,7 @@ NAN = np.array([[0.0, 1], [2, np.nan]])
             rows(x=[[[1.0]], [[1.0, 2]]], y=[1, 2]),
             "Row 1 of 'f.parquet' has 2 features in a frame, those before have 1",
         ),
-        (rows(x=[[[1.0]], []], y=[1, 2]), "Row 1 of 'f.parquet' has 0 frames of 1 features: expected at least one of"),
+        (rows(x=[[[1.0]], []], y=[1, 2]), "Row 1 of 'f.parquet' has 0 frames of 1 feature: expected at least one of"),
     ],
 )
 def test_a_bad_file_gets_one_sentence(tmp_path, monkeypatch, write, message):
@@ -308,9 +308,9 @@ def test_a_bad_file_gets_one_sentence(tmp_path, monkeypatch, write, message):
             2,
             "frame",
             {},
-            "There are 2 sequences, which leaves 0 to train on after 1 for validation and 1 for the test: ",
+            "The data has 2 sequences, which leaves 0 to train on after 1 for validation and 1 for the test: ",
         ),
-        (9, "frame", {"test": 9}, "There are 9 sequences, which leaves 0 to train on after 1 for validation and 9 for"),
+        (9, "frame", {"test": 9}, "The data has 9 sequences, which leaves 0 to train on after 1 for validation and 9"),
         (9, "frame", {"test": 2.5}, "test is 2.5: expected a share such as 0.2, or a number of sequences such as 60"),
         (
             20,
@@ -324,7 +324,7 @@ def test_a_bad_file_gets_one_sentence(tmp_path, monkeypatch, write, message):
             3,
             "one",
             {},
-            "The training part has 1 different labels: expected 2 to 100,000; give sequences that have so many",
+            "The training part has 1 different label: expected 2 to 100,000; give sequences that have so many",
         ),
     ],
 )
@@ -706,7 +706,7 @@ def test_a_file_that_is_no_model(tmp_path):
 
     for change, end in (
         ({"classes": 5}, "classes is no list"),
-        ({"classes": ["a"]}, "there are 1 classes, 2 counts: expected 2 to 100000"),
+        ({"classes": ["a"]}, "it has 1 class and 2 counts: expected 2 to 100000"),
         ({"classes": ["a", 1]}, "classes are not all whole numbers or all texts, or one is there twice"),
         ({"classes": ["a", "a"]}, "classes are not all whole numbers or all texts, or one is there twice"),
         ({"classes": [["a"], ["b"]]}, "classes are not all whole numbers or all texts, or one is there twice"),

@@ -8,7 +8,7 @@ import pytest
 
 from openlstm.scaling import Scaling
 from openlstm.train.scores import errors, find_season, fitted, naive, naive_size, origins, pinball, targets
-from openlstm.train.series import Columns, from_frame, read, split, steadiest, tails
+from openlstm.train.series import Columns, from_frame, read, split, spoken, steadiest, tails
 
 YT = Columns(("y",), "t")
 
@@ -174,6 +174,11 @@ def test_a_short_series_is_held_against_the_step_of_a_long_one(times, step, fits
 def test_a_short_series_goes_on_by_the_step_of_a_long_one():
     [series] = from_frame(pd.DataFrame({"t": ["2024-01-04", "2024-01-05"], "y": 1.0}), YT)
     assert list(series.after(2, "B")) == [pd.Timestamp("2024-01-08"), pd.Timestamp("2024-01-09")]
+
+
+def test_steps_of_a_month_are_said_as_such():
+    [series] = from_frame(pd.DataFrame({"t": ["2024-01-15", "2024-02-15", "2024-03-15"], "y": 1.0}), YT)
+    assert spoken(series.step) == "month" and spoken("11 months") == "11 months"
 
 
 def test_a_table_names_its_rows():

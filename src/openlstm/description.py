@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from .spec import Spec, Walk
+from .words import counted
 
 # What parameters are by how their names begin, in the order in which they are listed.
 KINDS: dict[str, str | tuple[str, ...]] = {
@@ -150,7 +151,7 @@ class Description:
             lines += ["", *_layer_lines(layer)]
         total = sum(layer.total for layer in layers)
         lines += ["", f"{total:,} parameters" + (f" in {len(layers)} layers and directions" if len(layers) > 1 else "")]
-        lines.append(f"{self.weights(name):,} weights{self._formula(name)}")
+        lines.append(f"{counted(self.weights(name), 'weight')}{self._formula(name)}")
         return "\n".join(lines)
 
     def _formula(self, name: str) -> str:

@@ -22,6 +22,7 @@ from .network import Network
 from .spec import Spec, suffix
 from .svg import PAD, SOURCES, Box, Line, few, framed, page, pixels, shape, wired
 from .symbols import Sym, evaluate
+from .words import counted
 
 if TYPE_CHECKING:
     from .tracing import Trace
@@ -176,7 +177,7 @@ def io_diagram(spec: Spec, time: int = 100, batch: int = 64, title: str = "") ->
     _check(time=time, batch=batch)
     order, sizes = ("batch, time", (batch, time)) if spec.batch_first else ("time, batch", (time, batch))
     given, size = spec.walks[0].input_size, spec.output_size()
-    features = f"2 × {size // 2} features" if spec.bidirectional else "features"
+    features = f"2 × {counted(str(size // 2), 'feature')}" if spec.bidirectional else "features"
 
     def array(name: str, words: str, shapes: Sequence[str], dims: str, kind: str) -> Box:
         return Box([("ink name", name), ("soft", words), *(("ink", s) for s in shapes), ("soft", dims)], kind, name)
@@ -211,8 +212,10 @@ def _core(spec: Spec) -> Box:
     layers = []
     for walk in spec.walks[:: spec.directions]:
         text = f"layer {walk.layer}: {walk.input_size} → {spec.output_size(walk.layer)}"
-        layers.append(text + (f", {walk.hidden_size} units" if spec.proj_size or spec.bidirectional else ""))
-    count = f"{spec.num_layers} layer{'s' if spec.num_layers > 1 else ''}"
+        layers.append(
+            text + (f", {counted(str(walk.hidden_size), 'unit')}" if spec.proj_size or spec.bidirectional else "")
+        )
+    count = counted(spec.num_layers, "layer")
     notes = [name for name in ("residual", "learned_state") if getattr(spec, name)]
     lines = [count + (" × 2 directions" if spec.bidirectional else ""), *_elided(layers, "layers"), *notes]
     lines.append(f"{sum(map(prod, spec.parameters.values())):,} parameters")

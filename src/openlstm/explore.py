@@ -27,6 +27,7 @@ from .draw import block_diagram
 from .emit import Node, graph, shown, text
 from .spec import Walk
 from .symbols import Sym
+from .words import counted
 
 if TYPE_CHECKING:
     from .tracing import Trace
@@ -221,7 +222,8 @@ def _input(given: Any, x: Array, length: int) -> tuple[list[str] | None, Array |
     texts = [isinstance(one, str) for one in given] if isinstance(given, Sequence) or np.ndim(given) else [False]
     if len(texts) not in (length, len(x)):
         raise ValueError(
-            f"input has {len(texts)} steps: expected {length}, one for each step of the sequence in the trace"
+            f"input has {counted(len(texts), 'step')}: expected {length}, one for each step of the sequence in the "
+            "trace"
         )
     if all(texts):
         return [str(one) for one in given[:length]], None

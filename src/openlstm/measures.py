@@ -15,6 +15,7 @@ import numpy as np
 from .derivative import Graph
 from .spec import Spec
 from .symbols import Sym, evaluate
+from .words import counted
 
 if TYPE_CHECKING:
     from .tracing import Floats, Trace
@@ -201,14 +202,14 @@ class Summary:
 
     def __str__(self) -> str:
         titles = self.spec.definition.titles
-        lines = [f"{self.spec}: {len(self.units)} units over {self.steps} steps"]
+        lines = [f"{self.spec}: {counted(len(self.units), 'unit')} over {counted(self.steps, 'step')}"]
         for walk in self.spec.walks:
             own = [u for u in self.units if (u["layer"], u["reverse"]) == (walk.layer, walk.reverse)]
             if not own:
                 continue
             direction = ", reversed" if walk.reverse else ", forward" if self.spec.bidirectional else ""
             dead = [str(unit["unit"]) for unit in own if unit["dead"]]
-            lines += ["", f"layer {walk.layer}{direction}: {len(own)} units, dead: {_some(dead) or 'none'}"]
+            lines += ["", f"layer {walk.layer}{direction}: {counted(len(own), 'unit')}, dead: {_some(dead) or 'none'}"]
             gates = list(own[0]["open"])
             rows = [["gate", f"above {OPEN:g}", f"below {SHUT:g}", "units always open", "always shut"]]
             for gate in gates:
@@ -224,12 +225,14 @@ class Summary:
             lives = np.array([unit["half_life"] for unit in own])
             if not np.isnan(lives).all():
                 low, middle, high = (_steps(np.nanquantile(lives, q, method="nearest")) for q in (0.1, 0.5, 0.9))
-                lines.append(f"  half of the memory is gone after {middle} steps (a tenth of units: {low}, {high})")
+                lines.append(
+                    f"  half of the memory is gone after {counted(middle, 'step')} (a tenth of units: {low}, {high})"
+                )
         if self.longest:
             lines += ["", "longest memory"]
             for unit in self.longest[:LONGEST]:
                 where = f"layer {unit['layer']}{' reversed' if unit['reverse'] else ''} unit {unit['unit']}"
-                lines.append(f"  {where}: {_steps(unit['half_life'])} steps until half is gone")
+                lines.append(f"  {where}: {counted(_steps(unit['half_life']), 'step')} until half is gone")
         return "\n".join(lines)
 
 

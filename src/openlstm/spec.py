@@ -11,6 +11,7 @@ from numbers import Real
 from typing import Any
 
 from .cells import ACTIVATIONS, CELLS, Cell, Option
+from .words import counted
 
 # Parameters that torch.nn has too. The others follow them in every list, so that torch's keep their order.
 TORCH_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
@@ -95,8 +96,8 @@ class Spec:
         if isinstance(hidden_size, (list, tuple)):
             if num_layers not in (1, len(hidden_size)):
                 raise ValueError(
-                    f"hidden_size has {len(hidden_size)} sizes, one for each layer, but num_layers is {num_layers}: "
-                    f"expected {len(hidden_size)}. Leave num_layers out"
+                    f"hidden_size has {counted(len(hidden_size), 'size')}, one for each layer, but num_layers is "
+                    f"{num_layers}: expected {len(hidden_size)}. Leave num_layers out"
                 )
             sizes = tuple(hidden_size)
         else:
@@ -160,8 +161,9 @@ class Spec:
         for layer in range(1, self.num_layers) if self.residual else ():
             if self.output_size(layer) != self.output_size(layer - 1):
                 raise ValueError(
-                    f"residual adds a layer's input to its output, but layer {layer} has {self.output_size(layer - 1)} "
-                    f"inputs and {self.output_size(layer)} outputs: expected layers of one size"
+                    f"residual adds a layer's input to its output, but layer {layer} has "
+                    f"{counted(self.output_size(layer - 1), 'input')} and "
+                    f"{counted(self.output_size(layer), 'output')}: expected layers of one size"
                 )
         if reason := definition.refuse(self):
             raise ValueError(reason)

@@ -27,6 +27,7 @@ from .scaling import TRANSFORMS, Scaling
 from .spec import Spec
 from .step import Step
 from .weights import KINDS, SCALE, narrow
+from .words import counted
 
 try:
     from . import _core as _built
@@ -206,7 +207,9 @@ class Stream:
             return cls(model, batch, threads)
         given = series if isinstance(series, list) else [series] * (batch or 1)
         if len(given) != (batch or 1):
-            raise ValueError(f"series has {len(given)} entries: expected {batch or 1}, one for each stream")
+            raise ValueError(
+                f"series has {counted(len(given), 'entry', 'entries')}: expected {batch or 1}, one for each stream"
+            )
         return cls(model, batch, threads, [model.series.of(model.name, one) for one in given])
 
     @property
@@ -329,7 +332,7 @@ class Stream:
         return self.fork()
 
     def __repr__(self) -> str:
-        streams = "one stream" if self.batch is None else f"{self.batch} streams"
+        streams = "one stream" if self.batch is None else counted(self.batch, "stream")
         return f"Stream({self._model.name}: {self.spec}, {streams}, {self.backend})"
 
     def _chosen(self, which: Sequence[int]) -> NDArray[np.int32]:
@@ -411,7 +414,9 @@ def _model(name: str, arrays: dict[str, Any], metadata: Mapping[str, str], kind:
         elif word in ("shift", "scale"):
             vector = array(of, 1)
             if not len(vector) or inputs % len(vector):
-                raise ValueError(f"'{name}' does not fit its stages: {of} is {_told(vector)}, x has {inputs} numbers")
+                raise ValueError(
+                    f"'{name}' does not fit its stages: {of} is {_told(vector)}, x has {counted(inputs, 'number')}"
+                )
             whole = np.tile(vector, inputs // len(vector))
             vectors.append((word, whole))
             before.append(partial(np.add, -whole) if word == "shift" else partial(np.multiply, whole))

@@ -16,6 +16,7 @@ from .draw import Picture, flow_diagram, trace_diagram, values_of
 from .explore import Page, page
 from .plots import trace_figure
 from .spec import Spec, suffix
+from .words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +79,7 @@ class Trace(Mapping[str, Floats]):
 
     def __repr__(self) -> str:
         time, batch = self.x.shape[:2]
-        return f"Trace of {self.spec}: {time} steps, {batch} sequences; {', '.join(self.arrays)}"
+        return f"Trace of {self.spec}: {counted(time, 'step')}, {counted(batch, 'sequence')}; {', '.join(self.arrays)}"
 
     def names(self, layer: int = 0, reverse: bool = False) -> dict[str, Floats]:
         """The arrays of one layer in one direction, under their names without the suffix."""

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..spec import Spec
+from ..words import counted
 from .layers import Layers, Refused, cells, grouped, load, named, numbers, only, save, several
 
 WORDS = "arrays of Kaldi's LSTM components"
@@ -83,15 +84,15 @@ def _layer(name: str, own: Mapping[str, np.ndarray], given: Mapping[str, Any]) -
         peepholes = np.concatenate([get(f"w_{letter}.c", None) for letter in "ifo"])
     size = len(whole) // 4
     if not size or len(whole) % 4:
-        raise ValueError(f"{name} has {len(whole)} rows of weights: expected four for each unit")
+        raise ValueError(f"{name} has {counted(len(whole), 'row')} of weights: expected four for each unit")
     options: dict[str, Any] = {"peephole": "diagonal"}
     recurrent, projection = size, own.get("W_rp.linear")
     if projection is not None:
         projection = get("W_rp.linear", None, size)
         if "recurrent_projection_dim" not in arguments:
             raise Refused(
-                f"{name} projects to {len(projection)} numbers, and no array shows how many of them recur: say it as "
-                "the option recurrent_projection_dim"
+                f"{name} projects to {counted(len(projection), 'number')}, and no array shows how many of them recur: "
+                "say it as the option recurrent_projection_dim"
             )
         recurrent = int(arguments["recurrent_projection_dim"])
         if not 0 < recurrent <= len(projection):
@@ -101,7 +102,7 @@ def _layer(name: str, own: Mapping[str, np.ndarray], given: Mapping[str, Any]) -
     inputs = whole.shape[1] - recurrent
     if inputs < 1:
         raise ValueError(
-            f"{name} has {whole.shape[1]} columns of weights: expected more than the {recurrent} that recur"
+            f"{name} has {counted(whole.shape[1], 'column')} of weights: expected more than the {recurrent} that recur"
         )
     spec = Spec.of("lstm", inputs, size, **options)
     whole = numbers(f"{name}'s weights", whole, (4 * size, inputs + recurrent))

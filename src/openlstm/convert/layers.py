@@ -18,6 +18,7 @@ from numpy.lib import format as npy
 from .. import file
 from ..cells import CELLS
 from ..spec import Spec, suffix
+from ..words import counted
 
 Array = Any  # of numpy
 LARGEST = 2**31  # bytes of one array in a file
@@ -80,7 +81,9 @@ def stacked(name: str, found: Mapping[tuple[int, bool], Layers]) -> Layers:
         for reverse in (False, True)[: 1 + both]:
             if (layer, reverse) not in found:
                 way = " in the other direction" if (layer, not reverse) in found else ""
-                raise ValueError(f"{name} has no layer {layer}{way}: expected {count} layers that read each other")
+                raise ValueError(
+                    f"{name} has no layer {layer}{way}: expected {counted(count, 'layer')} that read each other"
+                )
     first = found[0, False].spec
     sizes = tuple(found[layer, False].spec.hidden_size[0] for layer in range(count))
     spec = replace(first, hidden_size=sizes, bidirectional=both)

@@ -22,6 +22,7 @@ import numpy as np
 from .. import file
 from ..operators import FUNCTIONS, OPERATORS, PEEPHOLES, Operator
 from ..spec import Spec
+from ..words import counted
 from .layers import Layers, Refused, blocks, outputs, stack
 
 LARGEST = 2**31  # bytes of a model file: what protobuf can hold
@@ -231,7 +232,10 @@ def _node(node: Any, name: str, constants: Mapping[str, Any]) -> Node:
     size = int(given.get("hidden_size", 0)) or (int(recurrent.dims[2]) if len(recurrent.dims) == 3 else 0)
     inputs = int(weight.dims[2]) if len(weight.dims) == 3 else 0
     if not 0 < size < 2**20 or not 0 < inputs < 2**24:
-        raise ValueError(f"{name} has {size} units and {inputs} inputs: expected at least one of each, and not so many")
+        raise ValueError(
+            f"{name} has {counted(size, 'unit')} and {counted(inputs, 'input')}: expected at least one of each, and "
+            "not so many"
+        )
     w = numbers("W", (directions, rows * size, inputs))
     r = numbers("R", (directions, rows * size, size))
     b = numbers("B", (directions, 2 * rows * size), optional=True)
@@ -303,7 +307,7 @@ def _activations(name: str, operator: Operator, given: Mapping[str, Any], direct
     words = given.get("activations") or list(operator.activations) * directions
     count = len(operator.activations)
     if len(words) != count * directions:
-        raise ValueError(f"{name} has {len(words)} activations: expected {count * directions}")
+        raise ValueError(f"{name} has {counted(len(words), 'activation')}: expected {count * directions}")
     constants = iter(given.get("activation_alpha", ())), iter(given.get("activation_beta", ()))
     found = []
     for word in words:

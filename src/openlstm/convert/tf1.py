@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..spec import Spec
+from ..words import counted
 from .layers import (
     Layers,
     Refused,
@@ -157,7 +158,9 @@ def _cell(name: str, kind: str, variables: Mapping[str, np.ndarray], given: Mapp
     recurrent = size if projection is None else projection.shape[1]
     inputs = kernel.shape[0] - recurrent
     if inputs < 1:
-        raise ValueError(f"{name} has a kernel of {kernel.shape[0]} rows: expected more than {recurrent}, those of h")
+        raise ValueError(
+            f"{name} has a kernel of {counted(kernel.shape[0], 'row')}: expected more than {recurrent}, those of h"
+        )
     columns = blocks(kernel, gates, axis=1)
     bias = blocks(get(spelled + "bias", len(gates) * size), gates)
     other = {gate: np.zeros_like(array) for gate, array in bias.items()}

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from .. import file
 from ..nn import Recurrent, of
 from ..spec import Spec
+from ..words import counted
 from .layers import Layers, Refused
 
 PARAMETER = re.compile(
@@ -142,7 +143,7 @@ def _of_arrays(name: str, arrays: Mapping[str, np.ndarray], options: dict[str, A
             raise ValueError(f"{name} has no weight_hh_l{layer} of two dimensions: {wanted}")
         sizes.append(reader.shape[1])
     if first.ndim != 2 or not sizes[0] or first.shape[0] % sizes[0] or first.shape[0] // sizes[0] not in CELLS:
-        raise ValueError(f"{name} has weight_ih_l0 of shape {first.shape}: {wanted}, of {sizes[0]} units")
+        raise ValueError(f"{name} has weight_ih_l0 of shape {first.shape}: {wanted}, of {counted(sizes[0], 'unit')}")
     cell = CELLS[first.shape[0] // sizes[0]]
     seen: dict[str, Any] = {"bias": "bias_ih_l0" in arrays, "bidirectional": "weight_ih_l0_reverse" in arrays}
     if "weight_hr_l0" in arrays:

@@ -21,6 +21,11 @@ function plain(text) {
   return String(text).replace(/[&<>%]/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", "%": "&#37;" })[sign]);
 }
 
+/* A count and its noun. */
+function counted(count, one) {
+  return `${count} ${one}${count === 1 ? "" : "s"}`;
+}
+
 /* A number to so many significant digits; "" for none. */
 function digits(value, count) {
   if (Number.isNaN(value) || value === undefined) return "";

@@ -259,8 +259,8 @@ class Side {
     }
     all.sort((a, b) => Math.abs(b.score) - Math.abs(a.score));
     const chosen = this.on.reduce((sum, one) => sum + one, 0);
-    const what = `Correlation of ${state.name} with them, of ${all.length} units:`;
-    this.result.textContent = `${chosen} of ${this.length} steps chosen. ${what}`;
+    const what = `Correlation of ${state.name} with them, of ${counted(all.length, "unit")}:`;
+    this.result.textContent = `${chosen} of ${counted(this.length, "step")} chosen. ${what}`;
     this.found.replaceChildren(
       ...all.slice(0, SHOWN).map(({ walk, unit, score }) => {
         const bar = make("span", { className: "bar" });
@@ -328,7 +328,7 @@ class Side {
       type: "category",
       showgrid: false,
       autorange: "reversed",
-      title: { text: `${values.rows} units`, standoff: 4 },
+      title: { text: counted(values.rows, "unit"), standoff: 4 },
       uirevision: `${state.walk} ${values.rows} ${state.order} ${state.reversed}`,
     };
     const fresh = !this.map.layout;
@@ -346,10 +346,8 @@ class Side {
     this.scale.high.textContent = digits(scale[1], 3);
     this.scale.ramp.style.background = `linear-gradient(to right, ${rampOf(scale).join(", ")})`;
     this.what.textContent = this.formulas.get(state.name) || state.name;
-    this.map.setAttribute(
-      "aria-label",
-      `Heat map of ${state.name}: ${values.rows} units by ${this.length} steps. Arrows up and down choose a unit`,
-    );
+    const shown = `${counted(values.rows, "unit")} by ${counted(this.length, "step")}`;
+    this.map.setAttribute("aria-label", `Heat map of ${state.name}: ${shown}. Arrows up and down choose a unit`);
   }
 
   reset() {

@@ -32,9 +32,10 @@ from torch import Tensor, nn
 from ..nn import of
 from ..scaling import TRANSFORMS, Array, Scaling
 from ..spec import Spec
+from ..words import counted
 from . import scores
 from .config import ForecastConfig
-from .series import Columns, Series, Split, read, split, steadiest, tails
+from .series import Columns, Series, Split, read, split, spoken, steadiest, tails
 from .task import Job, Passage, Picture, Results, Share, Shuffled, Table, Task, Trained, gates, orthogonal
 
 if TYPE_CHECKING:
@@ -139,7 +140,9 @@ class Forecaster(Trained):
     def __init__(self, spec: Spec, about: ForecastAbout, dropout: float = 0.0) -> None:
         super().__init__(spec, about, dropout)
         if spec.input_size != about.inputs:
-            raise ValueError(f"its layers read {spec.input_size} numbers a step, and its columns are {about.inputs}")
+            raise ValueError(
+                f"its layers read {counted(spec.input_size, 'number')} a step, and its columns are {about.inputs}"
+            )
         self.recurrent = of(spec)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(spec.output_size(), about.outputs * max(1, len(about.quantiles)))
@@ -270,7 +273,7 @@ class Forecaster(Trained):
         if step is not None and not series.goes_by(step):
             raise ValueError(
                 f"{series.called} has other steps of '{self.about.columns.time}' than the series that the model was "
-                f"trained on, which had one row every {step}: give a series with the same steps"
+                f"trained on, which had one row every {spoken(step)}: give a series with the same steps"
             )
 
     def _fits(self, series: Series, steps: int) -> None:
@@ -280,8 +283,8 @@ class Forecaster(Trained):
         self._goes_by(series)
         if len(series) < about.window:
             raise ValueError(
-                f"{series.called} has {len(series)} rows, but the model reads the last {about.window}: give at least "
-                "as many"
+                f"{series.called} has {counted(len(series), 'row')}, but the model reads the last {about.window}: give "
+                "at least as many"
             )
         if about.columns.observed and steps > about.outputs:
             raise ValueError(
@@ -291,7 +294,7 @@ class Forecaster(Trained):
         there = 0 if series.known is None else len(series.known) - len(series)
         if about.columns.known and there < about.steps(steps):
             raise ValueError(
-                f"{series.called} has {there} rows after its last '{series.target}', but the model needs "
+                f"{series.called} has {counted(there, 'row')} after its last '{series.target}', but the model needs "
                 f"{_quoted(about.columns.known)} of the next {about.steps(steps)}: add them, without a target"
             )
 
@@ -307,8 +310,8 @@ class Forecaster(Trained):
             least = self.about.window + self.about.horizon
             if len(series) < least:
                 raise ValueError(
-                    f"{series.called} has {len(series)} rows: expected at least {least}, the {self.about.window} that "
-                    f"the model reads and {self.about.horizon} ahead"
+                    f"{series.called} has {counted(len(series), 'row')}: expected at least {least}, the "
+                    f"{self.about.window} that the model reads and {self.about.horizon} ahead"
                 )
             rows = len(series) - self.about.window if last is None else last
             if not self.about.horizon <= rows <= len(series) - self.about.window:
@@ -402,7 +405,7 @@ def plan(data: Sequence[Series], config: ForecastConfig) -> tuple[list[Split], F
         if about.step is not None and not series.goes_by(about.step):
             raise ValueError(
                 f"{series.called} has other steps of '{config.time}' than {data[0].called} which has one row every "
-                f"{about.step}: train on series with the same steps"
+                f"{spoken(about.step)}: train on series with the same steps"
             )
     return cuts, about
 
@@ -598,7 +601,7 @@ def error_table(model: Forecaster, tests: Sequence[Backtest], found: dict[str, d
     steps = "one step ahead" if about.horizon == 1 else f"{about.horizon} steps ahead"
     rows = sorted({len(test.series) - int(test.starts[0]) for test in tests})
     many = f"{len(tests)} series, " if len(tests) > 1 else f"{tests[0].series.target}, "
-    last = f"last {rows[0]}" if len(rows) == 1 else f"last {rows[0]} to {rows[-1]}"
+    last = f"last {rows[0]} to {rows[-1]} rows" if len(rows) > 1 else f"last {counted(rows[0], 'row')}"
     measures = {"rmse": "RMSE", "mae": "MAE", "mase": "MASE", "pinball": "pinball"}
     measures = {m: head for m, head in measures.items() if np.isfinite(found[own].get(m, np.nan))}
     largest = max(float(np.abs(test.truth).max()) for test in tests)
@@ -622,7 +625,7 @@ def error_table(model: Forecaster, tests: Sequence[Backtest], found: dict[str, d
         *measures.values(),
         f"RMSE of the {own} against it",
     )
-    return Table(f"{many}{last} rows, {steps}", heads, lines, note)
+    return Table(f"{many}{last}, {steps}", heads, lines, note)
 
 
 def _worst(tests: Sequence[Backtest], own: str, count: int = 10) -> Table:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from .. import nn as layers
 from ..models import trace
 from ..spec import Spec
+from ..words import counted
 from .config import FramesConfig, held_out
 from .frames_files import NUMBERS, PIECE, Floats, Frames, Label, Part, parts, read
 from .frames_report import report
@@ -59,7 +60,10 @@ class Answers:
                 raise ValueError(f"{name} is no list")
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not 2 <= len(self.classes) <= MOST or len(self.counts) != len(self.classes):
-            raise ValueError(f"there are {len(self.classes)} classes, {len(self.counts)} counts: expected 2 to {MOST}")
+            raise ValueError(
+                f"it has {counted(len(self.classes), 'class', 'classes')} and {counted(len(self.counts), 'count')}: "
+                f"expected 2 to {MOST}"
+            )
         if set(map(type, self.classes)) not in ({int}, {str}) or len(set(self.classes)) != len(self.classes):
             raise ValueError("classes are not all whole numbers or all texts, or one is there twice")
         if any(type(label) is int and not -(2**63) <= label < 2**63 for label in self.classes):
@@ -111,7 +115,9 @@ class FrameClassifier(Trained):
     def __init__(self, spec: Spec, about: Answers, dropout: float = 0.0) -> None:
         super().__init__(spec, about, dropout)
         if spec.input_size != about.features * about.stack:
-            raise ValueError(f"the layers have {spec.input_size} inputs, expected {about.features} * {about.stack}")
+            raise ValueError(
+                f"the layers have {counted(spec.input_size, 'input')}, expected {about.features} * {about.stack}"
+            )
         if spec.batch_first or (spec.bidirectional and about.delay):
             raise ValueError(f"{spec} does not go with a delay of {about.delay}, or has batch_first")
         self.recurrent = layers.of(spec)
@@ -224,8 +230,8 @@ class FrameClassifier(Trained):
     def _check(self, place: str, features: int) -> None:
         if features != self.about.features:
             raise ValueError(
-                f"{place} has {features} features in a frame, but the model was trained on {self.about.features}: give "
-                "such frames"
+                f"{place} has {counted(features, 'feature')} in a frame, but the model was trained on "
+                f"{self.about.features}: give such frames"
             )
 
     def evaluate(self, data: Frames, chosen: Tensor | None = None) -> Results:
@@ -402,8 +408,8 @@ class FramesJob(Job):
         there = counts.nonzero()[:, 0]
         if not 2 <= len(there) <= MOST:
             raise ValueError(
-                f"The training part has {len(there)} different labels: expected 2 to {MOST:,}; give sequences that "
-                "have so many"
+                f"The training part has {counted(len(there), 'different label')}: expected 2 to {MOST:,}; give "
+                "sequences that have so many"
             )
         about = Answers(
             classes=tuple(data.classes[k] for k in there.tolist()),
@@ -517,8 +523,9 @@ def split(total: int, config: FramesConfig) -> tuple[Tensor, Tensor, Tensor]:
     validation = held_out("validation", config.validation, total - test, "sequences")
     if (left := total - test - validation) < 1:
         raise ValueError(
-            f"There are {total} sequences, which leaves {max(left, 0)} to train on after {validation} for validation "
-            f"and {test} for the test: expected at least 1; give more sequences, or make validation or test smaller"
+            f"The data has {counted(total, 'sequence')}, which leaves {max(left, 0)} to train on after {validation} "
+            f"for validation and {test} for the test: expected at least 1; give more sequences, or make validation or "
+            "test smaller"
         )
     order = torch.randperm(total, generator=seeded(config.seed))
     return order[test + validation :], order[test : test + validation], order[:test]

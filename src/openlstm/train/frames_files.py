@@ -29,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..words import counted
 from .config import FramesConfig
 
 Floats = NDArray[np.float32]
@@ -76,10 +77,14 @@ def parts(files: Sequence[Path], labelled: bool, most: int | None = None) -> Ite
             number += 1
             length, own = row.shape
             if length < 1 or own < 1:
-                raise ValueError(f"{row.place} has {length} frames of {own} features: expected at least one of each")
+                raise ValueError(
+                    f"{row.place} has {counted(length, 'frame')} of {counted(own, 'feature')}: expected at least one "
+                    "of each"
+                )
             if own != (features := features or own):
                 raise ValueError(
-                    f"{row.place} has {own} features in a frame, those before have {features}: expected the same number"
+                    f"{row.place} has {counted(own, 'feature')} in a frame, those before have {features}: expected the "
+                    "same number"
                 )
             y = _labels(row.y, length, row.place) if labelled else None
             size = max(1, min(most or PIECE, NUMBERS // features))
@@ -111,7 +116,9 @@ def _labels(y: Any, length: int, place: str) -> Any:
     if not isinstance(y, (list, np.ndarray)):
         return _labels([y], 1, place).item()
     if len(y) != length:
-        raise ValueError(f"{place} has {len(y)} labels and {length} frames: expected a label for each frame")
+        raise ValueError(
+            f"{place} has {counted(len(y), 'label')} and {counted(length, 'frame')}: expected a label for each frame"
+        )
     kinds = set(map(type, y)) if isinstance(y, list) else {int}  # numpy would make texts of [1, "a"]
     found = np.asarray(y) if kinds in ({int}, {str}) else np.empty(0, object)
     if found.dtype.kind == "u" and found.max() < 2**63:
@@ -166,12 +173,13 @@ def _npz(path: Path, number: int, labelled: bool) -> Iterator[Row]:
             raise ValueError(f"lengths of '{path}' is not a whole number of at least 1 for each sequence, (N,)")
         if padded and (len(lengths) != shape[0] or (lengths > shape[1]).any()):
             raise ValueError(
-                f"lengths of '{path}' has {len(lengths)} numbers up to {lengths.max(initial=0)}, but x is of shape "
-                f"{shape}: expected {shape[0]} of at most {shape[1]}"
+                f"lengths of '{path}' has {counted(len(lengths), 'number')} up to {lengths.max(initial=0)}, but x is "
+                f"of shape {shape}: expected {shape[0]} of at most {shape[1]}"
             )
         if not padded and lengths.sum() != shape[0]:
             raise ValueError(
-                f"lengths of '{path}' add up to {lengths.sum()}, but x has {shape[0]} frames: expected the same number"
+                f"lengths of '{path}' add up to {lengths.sum()}, but x has {counted(shape[0], 'frame')}: expected the "
+                "same number"
             )
         if y is not None and y.shape not in (shape[:-1], lengths.shape):
             raise ValueError(

@@ -37,6 +37,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from torch import Tensor, nn
 
 from .. import file
+from ..words import counted
 from .config import Config
 from .task import VERSION, Job, Share, seeded
 
@@ -431,7 +432,7 @@ class _Shown:
         if self.console is not None and self.progress is None and time.monotonic() - self.said > 30:
             self.said = time.monotonic()
             each = (self.said - self.begun) / (outcome.epochs - outcome.resumed)
-            left = f"at most {each * (epochs - outcome.epochs) / 60:.0f} minutes left"
+            left = f"at most {counted(round(each * (epochs - outcome.epochs) / 60), 'minute')} left"
             self.console.print(f"epoch {outcome.epochs}/{epochs}, {self._how()}, {left}", soft_wrap=True)
 
     def _epoch(self) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..scaling import Array
+from ..words import counted
 
 Rows = NDArray[np.int64]
 
@@ -89,7 +90,9 @@ def statistical(first: int, season: int, ets: bool, arima: tuple[int, ...]) -> d
         wanted[f"ARIMA({','.join(map(str, arima))})"] = lambda y: ARIMA(y, order=arima)
     for name in wanted:
         if first < (least := 2 * (period + 5 if name == "ETS" else sum(arima) + 2)):
-            raise ValueError(f"{name} cannot be fitted to {first} rows: expected at least {least}; leave it out")
+            raise ValueError(
+                f"{name} cannot be fitted to {counted(first, 'row')}: expected at least {least}; leave it out"
+            )
     return wanted
 
 
@@ -110,7 +113,9 @@ def fitted(
                 parameters = model(values[:first]).fit(**({"disp": False} if name == "ETS" else {})).params
                 said = [model(values[:start]).smooth(parameters).forecast(horizon) for start in starts]
             except (ValueError, np.linalg.LinAlgError, IndexError, TypeError) as error:
-                raise ValueError(f"{name} cannot be fitted to {first} rows ({error}); leave it out") from None
+                raise ValueError(
+                    f"{name} cannot be fitted to {counted(first, 'row')} ({error}); leave it out"
+                ) from None
         found[name] = np.array(said)
     return found
 

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from .. import nn as recurrent
 from ..models import trace
 from ..spec import Spec
+from ..words import counted
 from .config import Seq2SeqConfig
 from .seq2seq_files import (
     BEGIN,
@@ -107,8 +108,8 @@ def _known(column: Column, closed: bool, config: Seq2SeqConfig) -> tuple[str, ..
     often = sorted((-count, symbol) for count, symbol in zip(counts, column.symbols, strict=True) if count >= least)
     if not often:
         raise ValueError(
-            f"No word is there {least} times on each side of the training part, so all would be unknown: make rare "
-            "smaller, give more pairs, or take other tokens"
+            f"No word is there {counted(least, 'time')} on each side of the training part, so all would be unknown: "
+            "make rare smaller, give more pairs, or take other tokens"
         )
     return tuple(symbol for _, symbol in often[: len(often) if closed else config.vocabulary])
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..words import counted
 from .config import Seq2SeqConfig, held_out
 from .task import seeded
 
@@ -280,8 +281,8 @@ def split(pairs: Pairs, config: Seq2SeqConfig) -> Parts:
     validation = held_out("validation", config.validation, count - test, "sources")
     if (train := count - test - validation) < 1:
         raise ValueError(
-            f"{pairs.name} has {count} different sources, which leaves {max(train, 0)} to train on after {validation} "
-            f"for validation and {test} for the test: give more pairs, or make test or validation smaller"
+            f"{pairs.name} has {counted(count, 'different source')}, which leaves {max(train, 0)} to train on after "
+            f"{validation} for validation and {test} for the test: give more pairs, or make test or validation smaller"
         )
     place = torch.empty(count, dtype=torch.int64)
     place[torch.randperm(count, generator=seeded(config.seed))] = torch.arange(count)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..plots import drawable
+from ..words import counted
 from .seq2seq_files import END, UNKNOWN
 from .task import Table
 
@@ -41,9 +42,9 @@ def metrics_table(
         (name, *(f"{one[column]:.2f}" for column in names), f"{perplexity:.5g}" if name in scores else "")
         for name, one in (dict(scores) | dict(baseline)).items()
     ]
-    note = f"{count:,} pairs. In percent, but for the perplexity of a true symbol."
+    note = f"{counted(count, 'pair')}. In percent, but for the perplexity of a true symbol."
     if any(unknown):
-        note += f" Unknown to the model: {unknown[0]:,} symbols of the sources, {unknown[1]:,} of the targets."
+        note += f" Unknown to the model: {counted(unknown[0], 'symbol')} of the sources, {unknown[1]:,} of the targets."
     return Table("How near to the true targets", ("", *names, "perplexity"), rows, note)
 
 

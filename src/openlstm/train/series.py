@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..scaling import TRANSFORMS, Array
+from ..words import counted
 from .config import held_out
 
 LARGEST = 1e100  # beyond it, squares are no numbers
@@ -120,6 +121,11 @@ def _months(times: pd.DatetimeIndex) -> str | None:
     days = np.minimum(times.day.max(), times.days_in_month)
     same = bool((times.day == days).all()) and len(set(times - times.normalize())) == 1
     return f"{distances.pop()} months" if len(distances) == 1 and distances != {0} and same else None
+
+
+def spoken(step: str) -> str:
+    """A step as the end of "one row every"."""
+    return "month" if step == "1 months" else step
 
 
 def _later(times: pd.Index, step: str, count: int) -> pd.Index:
@@ -431,9 +437,9 @@ def split(rows: int, test: float, validation: float, horizon: int, window: int, 
     train = rows - tail - middle
     if train < (least := max(window + horizon, 10)):
         raise ValueError(
-            f"{source} has {rows} rows, which leaves {max(train, 0)} to train on after {middle} for validation and "
-            f"{tail} for the test: expected at least {least}, a window of {window} and {horizon} ahead; give a longer "
-            "series, or make window, horizon or test smaller"
+            f"{source} has {counted(rows, 'row')}, which leaves {max(train, 0)} to train on after {middle} for "
+            f"validation and {tail} for the test: expected at least {least}, a window of {window} and {horizon} ahead; "
+            "give a longer series, or make window, horizon or test smaller"
         )
     return Split(train, train + middle, rows)
 
@@ -443,7 +449,9 @@ def _rows(name: str, wanted: float, rows: int, horizon: int) -> int:
     if wanted < 1:
         count = max(count, horizon)
     if count < horizon:
-        raise ValueError(f"{name} is {count} rows: expected at least the horizon, {horizon}, so that one forecast fits")
+        raise ValueError(
+            f"{name} is {counted(count, 'row')}: expected at least the horizon, {horizon}, so that one forecast fits"
+        )
     return count
 
 

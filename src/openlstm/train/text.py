@@ -30,6 +30,7 @@ from torch.nn import functional
 from .. import models
 from ..nn import of
 from ..spec import Spec
+from ..words import counted
 from .config import TextConfig, held_out
 from .ngram import ngram_bits
 from .task import Batches, Job, Results, Share, Task, Trained, orthogonal, seeded
@@ -358,10 +359,10 @@ class TextJob(Job):
         least = config.batch * share.world * config.window
         if self.validation < least:
             raise ValueError(
-                f"{data.source} has {count} characters, which leaves {max(self.validation, 0)} to train on after "
-                f"{self.test - self.validation} for validation and {count - self.test} for the test: expected at least "
-                f"{least}, for {config.batch * share.world} sequences of {config.window}; give a longer text, or make "
-                "batch, window or test smaller"
+                f"{data.source} has {counted(count, 'character')}, which leaves {max(self.validation, 0)} to train on "
+                f"after {self.test - self.validation} for validation and {count - self.test} for the test: expected at "
+                f"least {least}, for {counted(config.batch * share.world, 'sequence')} of {config.window}; give a "
+                "longer text, or make batch, window or test smaller"
             )
         self.batches = Lanes(data.ids[: self.validation], config.batch, config.window, config.seed, share)
         with torch.random.fork_rng(devices=[]):

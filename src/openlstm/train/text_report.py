@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..plots import FONT, SIGNS, drawable, visible
+from ..words import counted
 from .task import Passage, Picture, Results, Table, gates
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def report(data: Text, begin: int, scored: Scored, baselines: Mapping[str, float
     note += f" An n-gram knows the n − 1 {unit}s before." if baselines else ""
     read = data.signs(data.ids[begin : begin + COLUMNS * LINES])
     parts: list[Table | Picture | Passage] = [
-        Table(f"{count:,} {unit}s", ("", f"bits a {unit}", "above the model"), rows, note),
+        Table(counted(count, unit), ("", f"bits a {unit}", "above the model"), rows, note),
         Picture("What was hard to guess", surprise_figure(read, scored.bits), "The darker, the less it was expected."),
         _kinds(data, data.ids[begin:], scored),
         _worst(data, begin, scored.bits),
