@@ -243,7 +243,6 @@ def learn(asked: tuple[str, str, int, int]) -> Learned:
     """Trains one network on one thread. Asked: the problem, the cell, the seed and the epochs."""
     name, cell, seed, epochs = asked
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # gradients that vanish would take the RNN up to six times as long
     config = Config(**SETTINGS, **CELLS[cell][2], seed=seed, epochs=epochs, patience=epochs)
     job, start = ClassicJob(PROBLEMS[name], config), time.process_time()
     curve = [point["error"] for point in loop.train(job).curve]

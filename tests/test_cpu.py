@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import os
 import pathlib
+import platform
 import re
 import subprocess
 import sys
@@ -383,6 +384,33 @@ def test_a_fingerprint_changes_with_every_float():
 
 
 # Threads and processes
+
+
+@pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64", "aarch64", "arm64"), reason="no way to say so is known here"
+)
+@pytest.mark.parametrize("isa", _core.usable())
+@pytest.mark.parametrize("time", [1, 16])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_too_small_is_0_in_the_core_alone(set_threads, isa, time, threads):
+    """Numbers below 1.2e-38 are 0 in all that the core computes, and what they were in its caller's threads."""
+    set_threads(threads)
+    _core.use(isa)
+    tiny, least = 1e-20, np.finfo(np.float32).tiny
+    layer = openlstm.RNN(16, 64, nonlinearity="relu", bias=False)
+    for parameter in layer.parameters():
+        torch.nn.init.constant_(parameter, tiny)
+    with torch.no_grad():
+        assert 0 < 16 * tiny * tiny < least  # what y would be
+        assert (layer(torch.full((time, 64, 16), tiny))[0] == 0).all()
+    x = torch.ones(time, 64, 16, requires_grad=True)
+    y = layer(x)[0]
+    assert (y > least).all()
+    y.backward(torch.full_like(y, tiny))
+    assert 0 < 64 * tiny * tiny < least  # what the gradient of x would be
+    assert (x.grad == 0).all() and (layer.weight_ih_l0.grad > least).all()
+    assert np.float32(1e-40) * np.float32(1) != 0
+    assert (torch.full((1 << 20,), 1e-40) * 1 != 0).all()
 
 
 def test_many_python_threads():
