@@ -355,6 +355,7 @@ def test_quantize_says_what_changes(tmp_path, monkeypatch):
         and "cross-entropy" in text
         and "accuracy" not in text.split("cross")[0][-9:]
     )
+    assert "Give data with the truth too" in run("run/model.safetensors")
     text = run("layer.safetensors", "--weights", "bfloat16", "-o", "small.safetensors")
     assert "Wrote small.safetensors" in text and "On random input the outputs change by" in text
     done = CliRunner().invoke(app, ["quantize", "layer.safetensors", "--weights", "int4"])

@@ -193,6 +193,8 @@ def quantize(
             if scores[0][name] != scores[1].get(name):
                 table.add_row(name, *(f"{each[name]:.5g}" for each in scores))
         console.print(table if table.rows else "No score changes")
+    elif "task" in metadata:
+        console.print("Give data with the truth too, and the scores before and after are shown")
 
 
 def _scores(metrics: dict[str, Any], name: str = "") -> Iterator[tuple[str, float]]:
