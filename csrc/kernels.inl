@@ -68,10 +68,11 @@ double selftest() {
     CHECK(cut(a, set(NAN), c), x, 1)
     CHECK(hold(a), x, 1)
     std::uint16_t halves[N];
-    std::int8_t bytes[N];
-    for (int k = 0; k < N; k++) halves[k] = narrow(as[k]), bytes[k] = static_cast<std::int8_t>(8 * as[k]);
+    std::int8_t bytes[2 * N];
+    const std::int16_t whole[2] = {static_cast<std::int16_t>(2000 * as[0]), static_cast<std::int16_t>(-2000 * as[1])};
+    for (int k = 0; k < N; k++) halves[k] = narrow(as[k]), bytes[2 * k] = static_cast<std::int8_t>(8 * as[k]), bytes[2 * k + 1] = static_cast<std::int8_t>(8 * bs[k]);
     CHECK(widen(halves), x, fabs(x) * 32768)  // 8 bits are kept
-    CHECK(widen(bytes), bytes[k], 1)
+    CHECK(floats(dots(dots(nothing(), pairs(bytes), whole), pairs(bytes), whole)), 2 * (bytes[2 * k] * whole[0] + bytes[2 * k + 1] * whole[1]), fabs(want))
     CHECK(round(a), nearbyint(x), 1)
     CHECK(pow2(round(mul(a, set(7.875f)))), ldexp(1.0, static_cast<int>(nearbyint(x * 7.875))), want)
     V square[N];

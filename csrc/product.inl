@@ -5,8 +5,10 @@
 // A tile holds M rows times up to four vectors of sums in registers. For each k it loads four vectors of weights and
 // broadcasts M inputs: with 6 rows 24 multiply-adds for 10 loads, where the processor does two of each a cycle.
 //
-// Weights of 8 or 16 bits are made wide as they are loaded: where a row alone is multiplied, time is what memory takes to
-// bring weights. Whole numbers get their unit's scale when a chain of sums is added up.
+// Weights of 16 bits are made wide as they are loaded: where a row alone is multiplied, time is what memory takes to bring
+// weights. Weights of 8 bits are multiplied as whole numbers, for to make them wide would take longer than to bring them:
+// a chain's inputs are rounded to whole numbers of 16 bits, of which the greatest is 32767, and summed up exactly, two
+// terms at once. A chain's sum is then scaled by its inputs' scale and its unit's. That is 256 times finer than the weights.
 
 enum { TILE = ISA_ROWS };
 #if defined(_MSC_VER)
@@ -19,10 +21,13 @@ FN int blocks_in_panel(int targets) { return targets == 1 ? 4 : targets == 2 ? 2
 FN int divided_up(int a, int b) { return (a + b - 1) / b; }
 FN int smaller(int a, int b) { return a < b ? a : b; }
 
+// The terms of a source in panels: those of 8 bits stand there two by two.
+FN int terms(const Matrix &m, int s) { return m.kind == INT8 ? (m.depth[s] + 1) & ~1 : m.depth[s]; }
+
 Long size(const Matrix &m) {
   const int blocks = blocks_in_panel(m.targets);
   Long depth = 0;
-  for (int s = 0; s < m.sources; s++) depth += m.depth[s];
+  for (int s = 0; s < m.sources; s++) depth += terms(m, s);
   return Long(divided_up(m.width, blocks * N)) * depth * m.targets * blocks * N;
 }
 
@@ -82,7 +87,7 @@ void find_scales(const Matrix &m, int p) {
 void pack(const Matrix &m, int thread, int threads) {
   const int blocks = blocks_in_panel(m.targets), panels = divided_up(m.width, blocks * N), wide = m.targets * blocks * N;
   Long all = 0;
-  for (int s = 0; s < m.sources; s++) all += m.depth[s];
+  for (int s = 0; s < m.sources; s++) all += terms(m, s);
   alignas(64) float part[4 * N * DEPTH];
   for (int p = panels * thread / threads; p < panels * (thread + 1) / threads; p++) {
     Long at = Long(p) * all * wide;
@@ -93,12 +98,16 @@ void pack(const Matrix &m, int thread, int threads) {
         pack_part(m, p, s, k, depth, m.kind == FLOAT32 ? static_cast<float *>(m.panels) + at : part);
         if (m.kind == BFLOAT16)
           for (int i = 0; i < count; i++) static_cast<std::uint16_t *>(m.panels)[at + i] = narrow(part[i]);
-        if (m.kind == INT8)
+        if (m.kind == INT8) {
+          std::int8_t *to = static_cast<std::int8_t *>(m.panels) + at;
+          if (depth % 2) std::memset(to + Long(depth - 1) * wide, 0, std::size_t(2 * wide));
           for (int i = 0; i < count; i++) {
-            const int v = i % wide / N, u = (p * blocks + v / m.targets) * N + i % N;
+            const int term = i / wide, in = i % wide, v = in / N, u = (p * blocks + v / m.targets) * N + in % N;
             const float scale = u < m.width ? m.scales[Long(s * m.targets + v % m.targets) * m.width + u] : 0.f;
-            static_cast<std::int8_t *>(m.panels)[at + i] = static_cast<std::int8_t>(scale > 0 ? nearbyintf(part[i] / scale) : 0.f);
+            to[term / 2 * 2 * wide + 2 * in + term % 2] = static_cast<std::int8_t>(scale > 0 ? nearbyintf(part[i] / scale) : 0.f);
           }
+          at += depth % 2 * wide;
+        }
         at += count;
       }
   }
@@ -137,7 +146,6 @@ struct Rows {
   const float *a;  // the first input of a tile
   Long a_row;
   const float *ahead;
-  const float *scales;  // (targets, width), of the source that is multiplied; null: none
 };
 
 // One tile: its rows from `row` on, its panels from `panel` on. `begin`: nothing is summed yet.
@@ -157,15 +165,9 @@ FN void place(const Rows &r, const W *w, Long wide, Long panels, int panel, int 
       const Long add_row = adds ? r.target_row[g] : 0;
       float *to = r.target[g] + row * r.target_row[g] + u;
       const float *from = adds ? to : r.matrix->biases + Long(g) * width + u;
-      V scale = set(1);
-      if (sizeof(W) == 1) {
-        const float *at = r.scales + Long(g) * width + u;
-        scale = n >= N ? load(at) : part_load(at, n);
-      }
       UNROLL
       for (int m = 0; m < M; m++, to += r.target_row[g], from += add_row) {
-        const V sum = sums[m][p * V_ + v], before = n >= N ? load(from) : part_load(from, n);
-        const V value = sizeof(W) == 1 ? fma(sum, scale, before) : add(before, sum);
+        const V value = add(n >= N ? load(from) : part_load(from, n), sums[m][p * V_ + v]);
         if (n >= N)
           store(to, value);
         else
@@ -246,7 +248,6 @@ void product_of(Rows r, int rows, int u0, int u1) {
       for (int k = 0; k < m.depth[s]; k += DEPTH) {
         const int depth = smaller(DEPTH, m.depth[s] - k), at = r.packed ? before + k : k;
         if (!m.panels) pack_part(m, panel, s, k, depth, reinterpret_cast<float *>(part)), w = part;
-        r.scales = m.scales ? m.scales + Long(s) * m.targets * m.width : nullptr;
         if (side == 4 && full == 4) one_row<4, 4>(r, w, wide, panels, panel, blocks, s, k, depth, begin);
         else if (side == 4) one_row<3, 4>(r, w, wide, panels, panel, blocks, s, k, depth, begin);
         else if (side == 2 && full == 4) one_row<4, 2>(r, w, wide, panels, panel, blocks, s, k, depth, begin);
@@ -262,10 +263,143 @@ void product_of(Rows r, int rows, int u0, int u1) {
   }
 }
 
+// The chain of one source that a tile of 8 bits reads.
+struct Chain {
+  const std::int16_t *x;  // of the tile's first row; rows one after the other
+  const float *x_scale;   // of each row of the tile
+  const float *scales;    // (targets, width)
+  int terms;              // an even number
+};
+
+template <int M, int V_, int P>
+FN void place_small(const Rows &r, const Chain &chain, const std::int8_t *w, Long wide, Long panels, int panel, int blocks, int row, bool begin) {
+  Sums sums[M][P * V_];
+  for (int m = 0; m < M; m++)
+    for (int v = 0; v < P * V_; v++) sums[m][v] = nothing();
+  const std::int16_t *x = chain.x;
+  for (int k = 0; k < chain.terms; k += 2, w += 2 * wide, x += 2) {
+    Pairs b[P * V_];
+    for (int p = 0; p < P; p++)
+      for (int v = 0; v < V_; v++) b[p * V_ + v] = pairs(w + p * panels + v * 2 * N);
+    for (int m = 0; m < M; m++)
+      for (int v = 0; v < P * V_; v++) sums[m][v] = dots(sums[m][v], b[v], x + m * chain.terms);
+  }
+  const int targets = r.matrix->targets, width = r.matrix->width;
+  UNROLL
+  for (int p = 0; p < P; p++)
+    UNROLL
+    for (int v = 0; v < V_; v++) {
+      const int g = targets == 1 ? 0 : targets == 2 ? v % 2 : v, block = targets == 1 ? v : targets == 2 ? v / 2 : 0;
+      const int u = ((panel + p) * blocks + block) * N, n = width - u;
+      const bool adds = !begin || r.accumulate[g];
+      const Long add_row = adds ? r.target_row[g] : 0;
+      float *to = r.target[g] + row * r.target_row[g] + u;
+      const float *from = adds ? to : r.matrix->biases + Long(g) * width + u, *at = chain.scales + Long(g) * width + u;
+      const V scale = n >= N ? load(at) : part_load(at, n);
+      UNROLL
+      for (int m = 0; m < M; m++, to += r.target_row[g], from += add_row) {
+        const V before = n >= N ? load(from) : part_load(from, n);
+        const V value = fma(mul(floats(sums[m][p * V_ + v]), set(chain.x_scale[m])), scale, before);
+        if (n >= N)
+          store(to, value);
+        else
+          part_store(to, value, n);
+      }
+    }
+}
+
+template <int V_>
+FN void panel_rows_small(const Rows &r, Chain chain, const std::int8_t *w, Long wide, int panel, int blocks, int rows, bool begin) {
+  const int tiles = divided_up(rows, TILE);
+  for (int i = 0, row = 0; i < tiles; i++) {
+    const int n = rows * (i + 1) / tiles - row;
+#define ROWS(M) case M: place_small<M, V_, 1>(r, chain, w, wide, 0, panel, blocks, row, begin); break;
+    switch (n) {
+      ROWS(1) ROWS(2) ROWS(3)
+#if ISA_ROWS > 3
+      ROWS(4) ROWS(5) ROWS(6)
+#endif
+    }
+#undef ROWS
+    row += n, chain.x += Long(n) * chain.terms, chain.x_scale += n;
+  }
+}
+
+// A chain's inputs as whole numbers, and what they are to be multiplied by. What is not finite makes the sum a NaN.
+FN float round_inputs(const float *from, int depth, std::int16_t *to) {
+  V most = set(0), none = set(0);
+  int i = 0;
+  for (; i < depth; i += N) {
+    const V x = depth - i >= N ? load(from + i) : part_load(from + i, depth - i);
+    most = max(most, max(x, sub(set(0), x)));
+    none = fma(x, set(0), none);  // no number where x is none, or infinite
+  }
+  float all[N], greatest = 0;
+  store(all, most);
+  for (int k = 0; k < N; k++) greatest = all[k] > greatest ? all[k] : greatest;
+  if (sum(none) != 0) {
+    std::memset(to, 0, std::size_t((depth + 1) & ~1) * sizeof *to);
+    return NAN;
+  }
+  const V scale = set(greatest > 1e-30f ? 32767 / greatest : 0.f);
+  for (i = 0; i < depth; i += N) {
+    const int n = smaller(N, depth - i);
+    store(all, round(mul(n == N ? load(from + i) : part_load(from + i, n), scale)));
+    for (int k = 0; k < n; k++) to[i + k] = static_cast<std::int16_t>(all[k]);
+  }
+  if (depth % 2) to[depth] = 0;
+  return greatest / 32767;
+}
+
+// The same as product_of, with weights of 8 bits.
+void product_small(const Rows &r, int rows, int u0, int u1) {
+  const Matrix &m = *r.matrix;
+  const int blocks = blocks_in_panel(m.targets), full = blocks * m.targets, last = divided_up(u1, blocks * N);
+  const Long wide = full * N;
+  Long all = 0;
+  for (int s = 0; s < m.sources; s++) all += terms(m, s);
+  // In r.packed: chain after chain the rows' inputs, and behind them their scales.
+  std::int16_t *inputs = reinterpret_cast<std::int16_t *>(r.packed);
+  float *scales = r.packed + (all * rows + 1) / 2;
+  std::int16_t *x = inputs;
+  float *x_scale = scales;
+  for (int s = 0; s < m.sources; s++)
+    for (int k = 0; k < m.depth[s]; k += DEPTH) {
+      const int depth = smaller(DEPTH, m.depth[s] - k);
+      for (int row = 0; row < rows; row++, x += (depth + 1) & ~1) *x_scale++ = round_inputs(r.source[s] + row * r.source_row[s] + k, depth, x);
+    }
+  for (int panel = u0 / (blocks * N); panel < last;) {
+    const int vectors = smaller(blocks, divided_up(m.width - panel * blocks * N, N)) * m.targets;
+    const int whole_ones = smaller(m.width / (blocks * N), last) - panel;
+    const int side = rows > 1 || full < 3 ? 1 : whole_ones >= 4 && TILE > 3 ? 4 : whole_ones >= 2 ? 2 : 1;
+    const Long panels = all * wide;
+    const std::int8_t *w = static_cast<const std::int8_t *>(m.panels) + Long(panel) * panels;
+    Chain chain{inputs, scales, nullptr, 0};
+    bool begin = true;
+    for (int s = 0; s < m.sources; s++)
+      for (int k = 0; k < m.depth[s]; k += DEPTH) {
+        chain.terms = (smaller(DEPTH, m.depth[s] - k) + 1) & ~1;
+        chain.scales = m.scales + Long(s) * m.targets * m.width;
+        if (side == 4 && full == 4) place_small<1, 4, 4>(r, chain, w, wide, panels, panel, blocks, 0, begin);
+        else if (side == 4) place_small<1, 3, 4>(r, chain, w, wide, panels, panel, blocks, 0, begin);
+        else if (side == 2 && full == 4) place_small<1, 4, 2>(r, chain, w, wide, panels, panel, blocks, 0, begin);
+        else if (side == 2) place_small<1, 3, 2>(r, chain, w, wide, panels, panel, blocks, 0, begin);
+        else if (vectors == 4) panel_rows_small<4>(r, chain, w, wide, panel, blocks, rows, begin);
+        else if (vectors == 3) panel_rows_small<3>(r, chain, w, wide, panel, blocks, rows, begin);
+        else if (vectors == 2) panel_rows_small<2>(r, chain, w, wide, panel, blocks, rows, begin);
+        else panel_rows_small<1>(r, chain, w, wide, panel, blocks, rows, begin);
+        w += Long(chain.terms) * wide;
+        chain.x += Long(chain.terms) * rows, chain.x_scale += rows;
+        begin = false;
+      }
+    panel += side;
+  }
+}
+
 void product(const Rows &r, int rows, int u0, int u1) {
   switch (r.matrix->kind) {
     case BFLOAT16: return product_of<std::uint16_t>(r, rows, u0, u1);
-    case INT8: return product_of<std::int8_t>(r, rows, u0, u1);
+    case INT8: return product_small(r, rows, u0, u1);
     default: return product_of<float>(r, rows, u0, u1);
   }
 }

@@ -120,7 +120,7 @@ class Run {
     Long deepest = 0;
     for (const Matrix &m : matrices_) {
       Long depth = 0;
-      for (int k = 0; k < m.sources; k++) depth += m.depth[k];
+      for (int k = 0; k < m.sources; k++) depth += std::max(m.depth[k], 2);  // 8 bits: inputs in pairs, and their scale
       deepest = std::max(deepest, depth);
     }
     walk_.rows_room = (deepest * std::max(Long(rows) * walk_.chunk, Long(walk_.batch)) + 63) / 16 * 16;

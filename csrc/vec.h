@@ -9,7 +9,10 @@
 //   cut      a, but 0 where x < low
 //   transpose  turns N rows into N columns
 //   prefetch asks for the line at p to be brought to the second cache
-//   widen    N weights of 16 bits (the upper half of a float) or of 8 bits (whole numbers)
+//   widen    N weights of 16 bits (the upper half of a float)
+//   pairs    N pairs of whole numbers of 8 bits; pair k is for lane k
+//   dots     in each lane sum + w[0] x[0] + w[1] x[1], exactly: x is one pair of whole numbers of 16 bits for all lanes
+//   floats   N sums as floats
 //   hold     a itself, in a register: GCC would load it anew at each use
 #if ISA_AVX512
 typedef __m512 V;
@@ -62,9 +65,16 @@ FN V cut(V a, V x, V low) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low
 FN V widen(const std::uint16_t *p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))), 16));
 }
-FN V widen(const std::int8_t *p) {
-  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))));
+typedef __m512i Sums;
+typedef __m512i Pairs;
+FN Sums nothing() { return _mm512_setzero_si512(); }
+FN Pairs pairs(const std::int8_t *p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))); }
+FN Sums dots(Sums sum, Pairs w, const std::int16_t *x) {
+  std::int32_t both;
+  std::memcpy(&both, x, sizeof both);
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(w, _mm512_set1_epi32(both)));
 }
+FN V floats(Sums a) { return _mm512_cvtepi32_ps(a); }
 FN V hold(V a) { return a; }
 #elif ISA_AVX2
 typedef __m256 V;
@@ -116,9 +126,16 @@ FN V cut(V a, V x, V low) { return _mm256_andnot_ps(_mm256_cmp_ps(x, low, _CMP_L
 FN V widen(const std::uint16_t *p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))), 16));
 }
-FN V widen(const std::int8_t *p) {
-  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p))));
+typedef __m256i Sums;
+typedef __m256i Pairs;
+FN Sums nothing() { return _mm256_setzero_si256(); }
+FN Pairs pairs(const std::int8_t *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
+FN Sums dots(Sums sum, Pairs w, const std::int16_t *x) {
+  std::int32_t both;
+  std::memcpy(&both, x, sizeof both);
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(w, _mm256_set1_epi32(both)));
 }
+FN V floats(Sums a) { return _mm256_cvtepi32_ps(a); }
 FN V hold(V a) {
   asm("" : "+x"(a));
   return a;
@@ -144,11 +161,18 @@ FN V greater(V a, V b) { return vbslq_f32(vcgtq_f32(a, b), vdupq_n_f32(1), vdupq
 FN V at_least(V a, V b) { return vbslq_f32(vcgeq_f32(a, b), vdupq_n_f32(1), vdupq_n_f32(0)); }
 FN V cut(V a, V x, V low) { return vbslq_f32(vcltq_f32(x, low), vdupq_n_f32(0), a); }
 FN V widen(const std::uint16_t *p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
-FN V widen(const std::int8_t *p) {
-  std::int32_t bytes;
-  std::memcpy(&bytes, p, sizeof bytes);
-  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(bytes))))));
+typedef int32x4_t Sums;
+typedef int16x8_t Pairs;
+FN Sums nothing() { return vdupq_n_s32(0); }
+FN Pairs pairs(const std::int8_t *p) { return vmovl_s8(vld1_s8(p)); }
+FN Sums dots(Sums sum, Pairs w, const std::int16_t *x) {
+  std::int32_t both;
+  std::memcpy(&both, x, sizeof both);
+  const int16x8_t each = vreinterpretq_s16_s32(vdupq_n_s32(both));
+  const int32x4_t low = vmull_s16(vget_low_s16(w), vget_low_s16(each)), high = vmull_s16(vget_high_s16(w), vget_high_s16(each));
+  return vaddq_s32(sum, vpaddq_s32(low, high));
 }
+FN V floats(Sums a) { return vcvtq_f32_s32(a); }
 FN V hold(V a) { return a; }
 #else
 // Four lanes in plain C++, which compilers turn into the four lanes that nearly every processor has.
@@ -187,7 +211,19 @@ FN V widen(const std::uint16_t *p) {
   }
   return r;
 }
-FN V widen(const std::int8_t *p) { EACH(p[k]) }
+struct Sums { std::int32_t lane[N]; };
+struct Pairs { std::int16_t lane[2 * N]; };
+FN Sums nothing() { return Sums{}; }
+FN Pairs pairs(const std::int8_t *p) {
+  Pairs r;
+  for (int k = 0; k < 2 * N; k++) r.lane[k] = p[k];
+  return r;
+}
+FN Sums dots(Sums sum, Pairs w, const std::int16_t *x) {
+  for (int k = 0; k < N; k++) sum.lane[k] += w.lane[2 * k] * x[0] + w.lane[2 * k + 1] * x[1];
+  return sum;
+}
+FN V floats(Sums a) { EACH(static_cast<float>(a.lane[k])) }
 FN V hold(V a) { return a; }
 #undef EACH
 #endif

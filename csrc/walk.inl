@@ -63,7 +63,7 @@ void run_product(Runner &r, const Section &s, Span rows) {
     target[k] = r.at[s.target[k]] + rows.from * target_row[k];
   }
   const Span u = units(r, s.width);
-  product({&r.w.matrix[s.matrix], source, source_row, target, target_row, s.accumulate, r.w.rows + r.thread * r.w.rows_room, nullptr, 0, nullptr, nullptr},
+  product({&r.w.matrix[s.matrix], source, source_row, target, target_row, s.accumulate, r.w.rows + r.thread * r.w.rows_room, nullptr, 0, nullptr},
           rows.to - rows.from, u.from, u.to);
 }
 

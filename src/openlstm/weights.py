@@ -2,7 +2,8 @@
 
 bfloat16 is the upper half of a float32, to the nearest, halves to even. int8 is a whole number times a scale for each
 row, which is the row's greatest weight / 127, rounded up to 16 bits: then a whole number times its scale is exact, and
-what was made small once is the same when it is made small again.
+what was made small once is the same when it is made small again. The core multiplies such weights by inputs that are
+rounded to 16 bits: `product.inl`.
 """
 
 from __future__ import annotations
