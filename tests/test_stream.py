@@ -316,7 +316,7 @@ def test_a_small_file(path, tmp_path, kind):
 
 @pytest.mark.skipif(core is None, reason="the core is not built")
 def test_inputs_of_8_bits_of_any_size(path):
-    """They have a scale for each run of 128: large ones and tiny ones are as exact, and what is no number stays none."""
+    """They have a scale for each run of 128: large and tiny ones are as exact, and what is no number stays none."""
     module = layer("lstm(300, 40)")
     openlstm.save(module, path)
     x = given(module, 6) * np.float32([1, 1e-6, 1e6, 0, 1e-38, 1])[:, None]
