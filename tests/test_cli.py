@@ -228,6 +228,7 @@ def test_the_commands_in_the_readme_run(tmp_path, monkeypatch):
         {f"encoder.{name}": tensor for name, tensor in openlstm.LSTM(3, 4).state_dict().items()}, "checkpoint.pt"
     )
     convert.write(layers, "model.onnx")
+    convert.write({"encoder": layers}, "model.keras")
     node = onnx.load("model.onnx")
     next(one for one in node.graph.node if one.op_type == "LSTM").name = "encoder"
     onnx.save(node, "model.onnx")

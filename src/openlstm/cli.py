@@ -228,11 +228,12 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Move recurrent layers between PyTorch, ONNX, TensorFlow 1, Flax, haste, Kaldi and openlstm.
+    """Move recurrent layers between PyTorch, ONNX, Keras, TensorFlow 1, Flax, haste, Kaldi and openlstm.
 
     Both sides run on random input where the other library is installed, and the largest difference is printed. What
     cannot be the same on the other side is refused, with the reason. Formats: openlstm (.safetensors), torch (.pt,
-    .pth, .bin), onnx (.onnx); and tf1, flax, haste, kaldi, which are .npz files of arrays, by --from and --to.
+    .pth, .bin), onnx (.onnx), keras (.keras, .h5); tf1, flax, haste and kaldi, which are .npz files of arrays, by
+    --from and --to.
     """
     from .convert import convert as move
 

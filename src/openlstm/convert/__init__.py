@@ -35,6 +35,7 @@ FORMATS = {
     "openlstm": Format((".safetensors",), "a model file of openlstm"),
     "torch": Format((".pt", ".pth", ".bin"), "a state_dict of PyTorch", True),
     "onnx": Format((".onnx",), "an ONNX model"),
+    "keras": Format((".keras", ".h5", ".hdf5"), "a model of Keras 3 or tf-keras", True),
     "tf1": Format((), "variables of TensorFlow 1's cells (.npz)", True),
     "flax": Format((), "parameters of Flax' cells (.npz)", True),
     "haste": Format((), "parameters of haste's layers (.npz, .pt)", True),
