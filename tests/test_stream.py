@@ -458,6 +458,9 @@ def test_what_is_wrong_with_series(path):
     assert "was trained on 'a', 'b'" in message(lambda: Stream.load(path, series="c"))
     assert message(lambda: Stream.load(path, 3, series=["a"])).startswith("series has 1 entry: expected 3")
     assert message(lambda: Stream.load(path, series=np.zeros((2, 2)))).startswith("series has float64 of shape (2, 2)")
+    past = [1.0, 2.0, 4.0, 3.0]
+    y = [Stream.load(path, series=one).step([2.0]) for one in (past, np.array(past))]
+    np.testing.assert_array_equal(*y)
     stream = Stream.load(path, 2, series=["a", "b"])
     before = stream.state
     assert "but the log transform takes none" in message(lambda: stream.step(np.array([[1.0], [0.0]])))

@@ -205,7 +205,8 @@ class Stream:
             if series is not None:
                 raise ValueError(f"'{path}' forecasts no series: leave out the argument series")
             return cls(model, batch, threads)
-        given = series if isinstance(series, list) else [series] * (batch or 1)
+        each = isinstance(series, list) and any(isinstance(one, str) or np.ndim(one) for one in series)
+        given = series if each else [series] * (batch or 1)  # a list of numbers is one series
         if len(given) != (batch or 1):
             raise ValueError(
                 f"series has {counted(len(given), 'entry', 'entries')}: expected {batch or 1}, one for each stream"

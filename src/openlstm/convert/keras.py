@@ -4,7 +4,8 @@
 
 LSTM, GRU, SimpleRNN, RNN of their cells, and Bidirectional of these are read wherever they are in Sequential and
 Functional models; a layer in a model that is itself a layer is "<model>/<layer>". Keras is not needed, and nothing in
-a file is executed. A recurrent layer that has no form here, such as ConvLSTM2D, is refused.
+a file is executed. A recurrent layer that has no form here, such as ConvLSTM2D, is refused. A SavedModel holds what
+TensorFlow alone reads: load it with tf-keras, and give the live model.
 
 What the two libraries do differently is told by the version that is in the file: `hard_sigmoid` is
 max(0, min(1, x / 6 + 1/2)) in Keras 3, and with 0.2 x in Keras 2.
