@@ -182,7 +182,7 @@ def mutants(source):
 class Copy:
     """The equations, what is data, the step and the reference, apart from the modules that others import."""
 
-    order = ("cells", "spec", "step", "backends.reference")
+    order = ("cells", "words", "spec", "step", "backends.reference")
 
     def __init__(self, name="openlstm_changed"):
         self.name = name
