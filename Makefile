@@ -9,7 +9,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 COMPILERS := $(if $(filter environment,$(origin CXX)),$(firstword $(CXX)),c++ g++ clang++ icpx)
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1: /p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' Makefile
 
 demo: $(READY) ## run examples/demo.py
 	$(BIN)/python examples/demo.py
@@ -31,6 +31,12 @@ fuzz: $(READY) ## what reads files, on many more mutated ones than the tests tak
 
 bench: $(READY) ## time this against its peers: see benchmarks/
 	$(BIN)/python -m benchmarks.run
+
+paper: .venv/paper ## the experiment of Sak, Senior and Beaufays 2014 on synthetic speech (hours; it goes on where it ended)
+	$(BIN)/python -m benchmarks.sak2014
+
+paper-quick: .venv/paper ## three models of that experiment (ten minutes)
+	$(BIN)/python -m benchmarks.sak2014 --quick
 
 docs: .venv/docs ## the teaching pages, to build/docs/html
 	rm -rf build/docs
@@ -58,4 +64,8 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	$(BIN)/python -m pip install --quiet 'openlstm[docs]'
 	@touch $@
 
-.PHONY: help demo test lint sanitize fuzz bench docs clean
+.venv/paper: $(READY)
+	$(BIN)/python -m pip install --quiet 'openlstm[paper]'
+	@touch $@
+
+.PHONY: help demo test lint sanitize fuzz bench paper paper-quick docs clean

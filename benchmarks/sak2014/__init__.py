@@ -1,0 +1,1 @@
+"""The experiment of Sak, Senior and Beaufays 2014 on synthetic speech."""
