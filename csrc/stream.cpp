@@ -62,10 +62,7 @@ void Stream::block(Lane &own, const float *x, float *y, int first, const int *wh
       run.state(s, which ? gathered : mine + first * size, next);
     }
     run.place(0, x), run.place(1, out), run.batch(count);
-    if (own.teams[k] == 1)
-      run.walk(0, 1);
-    else
-      parallel(own.teams[k], [](void *p, int thread, int threads) { static_cast<Run *>(p)->walk(thread, threads); }, &run);
+    parallel(own.teams[k], [](void *p, int thread, int threads) { static_cast<Run *>(p)->walk(thread, threads); }, &run);
     for (int s = 0; s < states; s++) {
       const Long size = layer.sizes[s];
       float *mine = state(at + s);

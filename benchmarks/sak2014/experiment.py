@@ -77,10 +77,14 @@ class Found:
         return max(map(float, self.curve.split()))
 
 
+def window_weights(units: int, outputs: int) -> int:
+    """Of the feed-forward net: 16 frames, three layers."""
+    return units * (models.INPUTS * (training.LEFT + 1 + training.RIGHT) + 2 * units + outputs)
+
+
 def window_units(target: int, outputs: int) -> int:
-    """Of the feed-forward net of that size: 16 frames, three layers."""
-    wide = models.INPUTS * (training.LEFT + 1 + training.RIGHT)
-    return min(range(8, 1024), key=lambda n: abs(wide * n + 2 * n * n + n * outputs - target))
+    """Of the net of that size."""
+    return min(range(8, 1024), key=lambda units: abs(window_weights(units, outputs) - target))
 
 
 def learn(given: tuple[Asked, Path]) -> Found:
@@ -93,8 +97,7 @@ def learn(given: tuple[Asked, Path]) -> Found:
     target = models.target(outputs)
     units = window_units(target, outputs) if asked.row == WINDOW else 0
     if units:
-        spec, size = models.ROWS["RNN"].spec(8), models.INPUTS * (training.LEFT + 1 + training.RIGHT) * units
-        size += 2 * units * units + units * outputs
+        spec, size = models.ROWS["RNN"].spec(8), window_weights(units, outputs)
     else:
         spec = models.ROWS[asked.row].fitted(target, outputs, asked.layers)
         size = models.weights(spec, outputs)

@@ -32,8 +32,7 @@ from .layers import (
     numbers,
     only,
     outputs,
-    save,
-    several,
+    save_each,
 )
 
 WORDS = "parameters of Flax' cells"
@@ -125,10 +124,7 @@ def write(layers: Layers | Mapping[str, Layers], path: str | os.PathLike[str]) -
 
     flax.traverse_util.unflatten_dict(dict(numpy.load(path)), sep="/") nests them.
     """
-    found: dict[str, Any] = {}
-    for name, one in several(layers).items():
-        found |= parameters(one, name)
-    save(path, found)
+    save_each(layers, path, parameters)
 
 
 def difference(source: Any, found: Mapping[str, Layers], seed: int = 0) -> float | None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..spec import Spec
-from .layers import Layers, Refused, blocks, cells, grouped, load, named, numbers, only, save, several, stack
+from .layers import Layers, Refused, blocks, cells, grouped, load, named, numbers, only, save_each, stack
 
 WORDS = "parameters of haste's layers"
 GATES = {"lstm": "igfo", "gru": "urn"}  # in haste's order, by our names
@@ -103,10 +103,7 @@ def parameters(layers: Layers, name: str = "") -> dict[str, Any]:
 
 def write(layers: Layers | Mapping[str, Layers], path: str | os.PathLike[str]) -> None:
     """Writes an .npz file of `parameters`, whole or not at all. Errors: Refused, OSError."""
-    found: dict[str, Any] = {}
-    for name, one in several(layers).items():
-        found |= parameters(one, name)
-    save(path, found)
+    save_each(layers, path, parameters)
 
 
 def difference(source: Any, found: Mapping[str, Layers], seed: int = 0) -> None:

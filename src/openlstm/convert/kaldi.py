@@ -25,7 +25,7 @@ import numpy as np
 
 from ..spec import Spec
 from ..words import counted
-from .layers import Layers, Refused, cells, grouped, load, named, numbers, only, save, several
+from .layers import Layers, Refused, cells, grouped, load, named, numbers, only, save_each
 
 WORDS = "arrays of Kaldi's LSTM components"
 GATES = "ifgo"  # which are Kaldi's i, f, c, o
@@ -145,10 +145,7 @@ def components(layers: Layers, name: str = "") -> dict[str, Any]:
 
 def write(layers: Layers | Mapping[str, Layers], path: str | os.PathLike[str]) -> None:
     """Writes an .npz file of `components`, whole or not at all. Errors: Refused, OSError."""
-    found: dict[str, Any] = {}
-    for name, one in several(layers).items():
-        found |= components(one, name)
-    save(path, found)
+    save_each(layers, path, components)
 
 
 def difference(source: Any, found: Mapping[str, Layers], seed: int = 0) -> None:

@@ -6,7 +6,7 @@ import io
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from math import prod
 from pathlib import Path
@@ -174,6 +174,18 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
     out = io.BytesIO()
     np.savez(out, **dict(arrays))
     file.replace(path, out.getvalue())
+
+
+def save_each(
+    layers: Layers | Mapping[str, Layers],
+    path: str | os.PathLike[str],
+    arrays_of: Callable[[Layers, str], Mapping[str, Any]],
+) -> None:
+    """Writes the arrays of all stacks, each of which is given with its name, as `save` does."""
+    found: dict[str, Any] = {}
+    for name, one in several(layers).items():
+        found |= arrays_of(one, name)
+    save(path, found)
 
 
 def numbers(name: str, array: Any, shape: tuple[int, ...]) -> np.ndarray:
