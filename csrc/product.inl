@@ -113,6 +113,10 @@ void pack(const Matrix &m, int thread, int threads) {
   }
 }
 
+FN V input(const float *a, const float *third, Long row, int m) { return set(m < 3 ? a[m * row] : third[(m - 3) * row]); }
+template <int V_, class W>
+FN V weights(const W *w, Long panel, int v) { return hold(widen(w + v / V_ * panel + v % V_ * N)); }
+
 // sums[m][v] over k of a[m * row + k * step] times the vector v of the weights at k, in P panels side by side. `ahead`:
 // where weights stand that come next; one line of them is fetched for each k.
 template <int M, int V_, int P, class W>
@@ -121,13 +125,22 @@ FN void tile(const W *w, Long wide, Long panel, const float *a, Long row, Long s
     for (int v = 0; v < P * V_; v++) sums[m][v] = set(0);
   const float *third = a + 3 * row;  // two bases: an address may have a row or two on top
   for (int k = 0; k < depth; k++) {
-    V b[P * V_];
     if (ahead) prefetch(ahead + k * 16);
-    for (int p = 0; p < P; p++)
-      for (int v = 0; v < V_; v++) b[p * V_ + v] = hold(widen(w + p * panel + v * N));
-    for (int m = 0; m < M; m++) {
-      const V x = set(m < 3 ? a[m * row] : third[(m - 3) * row]);
-      for (int v = 0; v < P * V_; v++) sums[m][v] = fma(x, b[v], sums[m][v]);
+    // What is needed again stays in registers. Of the sixteen of AVX2 twelve hold sums: three are left for inputs.
+    if (TILE > 3) {
+      V b[P * V_];
+      for (int v = 0; v < P * V_; v++) b[v] = weights<V_>(w, panel, v);
+      for (int m = 0; m < M; m++) {
+        const V x = input(a, third, row, m);
+        for (int v = 0; v < P * V_; v++) sums[m][v] = fma(x, b[v], sums[m][v]);
+      }
+    } else {
+      V x[M];
+      for (int m = 0; m < M; m++) x[m] = hold(input(a, third, row, m));
+      for (int v = 0; v < P * V_; v++) {
+        const V b = weights<V_>(w, panel, v);
+        for (int m = 0; m < M; m++) sums[m][v] = fma(x[m], b, sums[m][v]);
+      }
     }
     w += wide;
     a += step;

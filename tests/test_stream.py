@@ -74,7 +74,12 @@ def test_each_stream_has_its_own_state(path, backend):
     x = given(module, T, N)
     alone = [Stream.load(path, backend=backend) for _ in range(N)]
     both = Stream.load(path, N, backend=backend)
-    close = np.testing.assert_array_equal if backend == "core" else np.testing.assert_allclose
+    # numpy's products may sum in another order where there are more rows.
+    close = (
+        np.testing.assert_array_equal
+        if backend == "core"
+        else partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    )
     for t, some in enumerate(([0, 3], [3], [4, 0, 1], [], [2], [1, 3], [0, 1, 2, 3, 4])):
         y = both.step(x[t, some], which=some)
         assert y.shape == (len(some), 6)
