@@ -6,8 +6,9 @@ import importlib.util
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks.sak2014 import corpus, models
+from benchmarks.sak2014 import corpus, experiment, look, models, report, speed, training
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def test_sizes_are_those_of_the_legends(cells, r, p, outputs, legend):
         assert round(found / 1e6, digits) == said
 
 
-@pytest.mark.parametrize("outputs", [126, 1176])
+@pytest.mark.parametrize("outputs", [126, 1008])
 @pytest.mark.parametrize("name", models.ROWS)
 def test_rows_are_of_one_size(name, outputs):
     target = models.target(outputs)
@@ -40,7 +41,14 @@ def test_rows_are_of_one_size(name, outputs):
         assert abs(models.weights(spec, outputs) / target - 1) < 0.03 and spec.num_layers == layers
 
 
-SPANS = ((0, 100, "sil", "sil"), (100, 1000, "p", "sil"), (1000, 5000, "t", "p"), (5000, 9**9, "sil", "t"))
+@pytest.mark.parametrize("outputs", [126, 1008])
+@pytest.mark.parametrize("name", models.WINDOWS)
+def test_feed_forward_nets_are_of_that_size(name, outputs):
+    window = models.WINDOWS[name]
+    units, target = window.fitted(models.target(outputs), outputs), models.target(outputs)
+    net = training.Net(window, units)
+    own = sum(p.numel() for p in net.parameters() if p.dim() == 2) + units * outputs
+    assert own == window.weights(units, outputs) and abs(own / target - 1) < 0.03
 
 
 def test_phones_and_states():
@@ -99,5 +107,149 @@ def test_the_corpus_is_made_and_kept(tmp_path):
     assert again is not None and corpus.digest(again) == corpus.digest(parts)
     for part in parts.values():
         assert len(part.clean) == part.lengths.sum() == len(part.phones)
-        assert part.states(True).min() >= 0 and part.states(False).max() < 126
+        assert part.states.min() >= 0 and corpus.inventory(part, False)[part.states].max() < 126
     assert corpus.load(tmp_path / "none") is None
+
+
+def speech(sentences=160, seed=0):
+    """Sentences of two to five phones, each of which sounds alike."""
+    random = np.random.default_rng(seed)
+    sounds = np.random.default_rng(9).normal(size=(4, corpus.FILTERS))
+    phones, thirds, before, lengths = [], [], [], []
+    for _ in range(sentences):
+        own = random.integers(0, 4, random.integers(2, 6))
+        counts = 3 * random.integers(2, 5, len(own))
+        phones.append(own.repeat(counts))
+        thirds.append(np.concatenate([np.arange(n) * 3 // n for n in counts]))
+        before.append(np.append(0, own[:-1]).repeat(counts))
+        lengths.append(counts.sum())
+    whole = [np.concatenate(each).astype(np.int16) for each in (phones, thirds, before)]
+    clean = (sounds[whole[0]] + 0.3 * whole[1][:, None]).astype(np.float16)
+    names = tuple(map(str, range(sentences)))
+    return corpus.Part(clean, np.array(lengths), *whole, names, names)
+
+
+def test_rare_states_share_a_class():
+    part = speech()
+    states, found = part.states, corpus.inventory(part, True)
+    classes = found[states]
+    assert sorted(set(found)) == list(range(found.max() + 1))
+    thirds = 3 * part.phones.astype(int) + part.thirds
+    assert all(len(set(thirds[classes == k])) == 1 for k in set(classes))
+    counts = np.bincount(states, minlength=len(found))
+    own = [k for k in range(len(found)) if counts[k] >= corpus.LEAST]
+    alone = [k for k in own if (found == found[k]).sum() == 1]
+    assert alone and all(np.bincount(classes)[found[k]] >= corpus.LEAST for k in own)
+    contexts = len(corpus.GRAMMAR["phones"])
+    for k in range(len(found)):  # of what was never seen, the phone and the third are right too
+        if k // contexts in set(thirds):
+            assert set(states[classes == found[k]] // contexts) <= {k // contexts}
+    plain = corpus.inventory(part, False)
+    assert (plain[states] == thirds).all() and plain.max() == 125
+
+
+def test_a_window_sees_the_frames_beside_its_own():
+    part, window = speech(5), models.Window(2, 1)
+    found = training.Speech(part, corpus.inventory(part, False), None, window)
+    rows = (found.sentence >= 0).nonzero()[:, 0]
+    assert len(rows) == len(part.clean)
+    at = 0
+    for k, length in enumerate(part.lengths):
+        for t in range(length):
+            near = [at + min(max(t + d, 0), length - 1) for d in (-2, -1, 0, 1)]
+            row = rows[at + t]
+            np.testing.assert_array_equal(found.data.x[row], part.clean[near].astype(np.float32).ravel())
+            assert found.sentence[row] == k and found.data.codes[row] == 3 * part.phones[at + t] + part.thirds[at + t]
+        at += length
+    chosen = torch.tensor([True, False, False, True, False])
+    before = found.places.clone()
+    found.fill(chosen, 7)
+    changed = (found.places != before).any(1)
+    assert (changed == chosen[found.own]).all()
+    expected = corpus.noisy(part.clean[: part.lengths[0]], part.lengths[:1], 7)
+    np.testing.assert_array_equal(found.data.x[rows[2]][2 * models.INPUTS : 3 * models.INPUTS], expected[2])
+
+
+@pytest.fixture
+def short(monkeypatch):
+    monkeypatch.setattr(training, "DEVELOPMENT", 20)
+
+
+@pytest.mark.parametrize(("row", "layers"), [("LSTMP, r and p", 2), ("feed-forward", 1), ("feed-forward, in order", 1)])
+def test_models_learn_what_sounds_alike(short, row, layers):
+    """And noise is drawn anew for each pass, on the sentences that are trained on alone."""
+    part = speech()
+    parts = {"train": part, "seen": speech(20, 1), "new": speech(20, 2)}
+    job, _ = experiment.made(experiment.Asked(row, layers=layers, rate=1e-2, epochs=3), parts)
+    assert bool(job.window) == (row in models.WINDOWS)
+    x = [job.speech.places.clone()]
+    for number in (1, 2):
+        job.renew(number)
+        x.append(job.speech.places.clone())
+    changed = (x[1] != x[2]).any(1)
+    assert (changed == job.chosen[job.speech.own]).all() and (x[0][~changed] == x[1][~changed]).all()
+    told = training.train(parts, job)
+    assert len(told.curve) == 3 and told.frames == 3 * int(part.lengths[job.chosen.numpy()].sum())
+    assert told.seen > 20 and told.new > 20  # one state of twelve is 8
+
+
+def test_results_are_kept_and_read(short, tmp_path):
+    parts = {"train": speech(), "seen": speech(20, 1), "new": speech(20, 2)}
+    corpus.save(parts, tmp_path)
+    asked = experiment.Asked("GRU", rate=1e-2, epochs=experiment.EPOCHS)
+    found = experiment.learn((asked, tmp_path))
+    path = tmp_path / "results.csv"
+    experiment.write([found], path)
+    assert experiment.read(path) == [found] and found.asked == asked
+    assert experiment.kept(asked, tmp_path).is_file()
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="--anew"):
+        experiment.read(path)
+
+
+def test_the_best_rate_of_the_grid_is_taken(tmp_path):
+    own = experiment.Experiment(tmp_path, tmp_path / "none.csv", "5" * 64, None)
+    grid = own.grid([experiment.Asked("RNN"), experiment.Asked("GRU")])
+    for asked, score in zip(grid, (1, 4, 3, 2, 9, 8, 7, 6), strict=True):
+        row = (*("5" * 12, asked.row, asked.context, asked.layers, asked.rate, asked.epochs, asked.seed),)
+        own.found.append(experiment.Found(*row, asked.sentences, asked.noise, "", 0, f"{score} 0", 0, 0, 0, 0, ""))
+    assert own.best(experiment.Asked("RNN", seed=2)) == experiment.Asked("RNN", rate=experiment.RATES[1], seed=2)
+    assert own.best(experiment.Asked("GRU")).rate == experiment.RATES[0]
+
+
+@pytest.mark.parametrize("row", ["RNN", "GRU", "LSTM", "LSTMP", "RNN, projected"])
+def test_torch_gives_the_same_gradients(short, monkeypatch, tmp_path, row):
+    if row == "RNN, projected":
+        assert not speed.has(models.ROWS[row].spec(40))
+        return
+    monkeypatch.setattr(speed, "STEPS", 3)
+    corpus.save({name: speech() for name in ("train", "seen", "new")}, tmp_path)
+    assert speed.differ((tmp_path, row, 2, False, 1)) < 1e-5
+    assert speed.measure((tmp_path, row, 1, False, speed.KINDS[2], 1)) > 0
+
+
+def test_boundaries_and_what_is_around_them(monkeypatch):
+    part = speech(3)
+    new = look.boundaries(part)
+    starts = np.cumsum(part.lengths) - part.lengths
+    within = np.concatenate([np.append(False, np.diff(own) != 0) for own in np.split(part.phones, starts[1:])])
+    assert (new == within).all()
+    values = np.stack([new, np.ones(len(new))], 1).astype(float)
+    found = look.around(values, part.lengths, new)
+    assert found.shape == (look.BEFORE + 1 + look.AFTER, 2) and found[look.BEFORE, 0] == 1 and (found[:, 1] == 1).all()
+    assert found[look.BEFORE + 1, 0] == 0
+
+
+def test_tables_have_means_deviations_and_the_best_rates():
+    def found(row, rate, seed, seen, sentences=0, curve="1 2"):
+        values = dict.fromkeys(experiment.Found.__annotations__, 0) | {"corpus": "", "context": False, "layers": 1}
+        values |= {"epochs": experiment.EPOCHS, "noise": True, "new": seen - 5, "frames": 10**6, "curve": curve}
+        values |= {"row": row, "rate": rate, "seed": seed, "seen": seen, "sentences": sentences}
+        return experiment.Found(**values)
+
+    runs = [found("RNN", 1e-3, seed, 50.0 + seed) for seed in range(3)] + [found("LSTM", 3e-3, 0, 60.0)]
+    grid = [found("RNN", rate, 0, 0.0, experiment.HALF, curve=f"{score}") for rate, score in ((1e-3, 30), (3e-3, 20))]
+    lines = report.everything([*grid, *runs])
+    assert f"| RNN | 1 | 0 | 0.001 | {experiment.EPOCHS} | 51.0 ± 1.0 | 46.0 ± 1.0 |" in lines
+    assert "| RNN | 1 | **30.0** | 20.0 |" in lines
+    assert len(report.curves(runs).axes) == 1

@@ -25,7 +25,8 @@ import yaml
 from numpy.typing import NDArray
 
 RATE, WINDOW, HOP, FILTERS, POINTS = 22050, 0.025, 0.010, 40, 1024
-VERSION = 1  # of what is made here: a new one makes old files unfit
+LEAST = 50  # frames of a class: there are 1008 then
+VERSION = 2  # of what is made here: a new one makes old files unfit
 GRAMMAR: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("grammar.yaml").read_text(encoding="utf-8"))
 FOLDED = {theirs: ours for own in GRAMMAR["phones"].values() for ours, all in own.items() for theirs in all}
 PHONES = tuple(phone for own in GRAMMAR["phones"].values() for phone in own)
@@ -54,10 +55,36 @@ class Part:
     voices: tuple[str, ...]  # of each sentence
     texts: tuple[str, ...]
 
-    def states(self, context: bool) -> NDArray[np.int64]:
-        """The state of each frame: one of 126, or one of those with the class of the phone before."""
-        state = 3 * self.phones.astype(np.int64) + self.thirds
-        return len(GRAMMAR["phones"]) * state + np.array(CLASSES)[self.before] if context else state
+    @property
+    def states(self) -> NDArray[np.int64]:
+        """The state in context of each frame: of the phone, its third, and the class of the phone before."""
+        return (
+            len(GRAMMAR["phones"]) * (3 * self.phones.astype(np.int64) + self.thirds) + np.array(CLASSES)[self.before]
+        )
+
+    def head(self, count: int) -> Part:
+        """The first sentences."""
+        frames = slice(int(self.lengths[:count].sum()))
+        own = (self.clean[frames], self.lengths[:count], self.phones[frames], self.thirds[frames], self.before[frames])
+        return Part(*own, self.voices[:count], self.texts[:count])
+
+
+def inventory(part: Part, context: bool) -> NDArray[np.int64]:
+    """The class of each state in context, as numbers from 0 on: (42 * 3 * contexts,).
+
+    Without context one of 126. With it a state has a class of its own if it has LEAST frames in the part. The rarer
+    ones of one third of one phone share a class; if they have not so many either, that of its most frequent state.
+    """
+    contexts = len(GRAMMAR["phones"])
+    if not context:
+        return np.arange(3 * len(PHONES)).repeat(contexts)
+    counts = np.bincount(part.states, minlength=3 * len(PHONES) * contexts).reshape(-1, contexts)
+    own = counts >= LEAST
+    shared = np.where(own, 0, counts).sum(1) >= LEAST
+    numbers = np.arange(counts.size).reshape(counts.shape)
+    rest = np.where(shared, counts.size + numbers[:, 0], numbers[:, 0] + counts.argmax(1))
+    found: NDArray[np.int64] = np.unique(np.where(own, numbers, rest[:, None]), return_inverse=True)[1].reshape(-1)
+    return found
 
 
 def sentences(count: int, seed: int, new: bool) -> list[str]:
@@ -155,7 +182,7 @@ class Speaker:
 
 
 @lru_cache
-def filters() -> NDArray[np.float32]:
+def filters() -> NDArray[np.float64]:
     """The mel filters: triangles from 60 Hz to 8 kHz, (POINTS // 2 + 1, FILTERS)."""
 
     def mel(hertz: Any) -> Any:
@@ -165,19 +192,21 @@ def filters() -> NDArray[np.float32]:
     bins = np.arange(POINTS // 2 + 1)[:, None] * RATE / POINTS
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    found: NDArray[np.float32] = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    found: NDArray[np.float64] = np.maximum(0, np.minimum(rising, falling))
     return found
 
 
-def spectrum(sound: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Logarithms of the power in each filter, (frames, FILTERS)."""
+def spectrum(sound: NDArray[np.int16]) -> NDArray[np.float16]:
+    """Logarithms of the power in each filter, (frames, FILTERS).
+
+    In double precision, so that machines whose last bits differ give the same rounded numbers.
+    """
     size = round(WINDOW * RATE)
     starts = (np.arange(max(1, int((len(sound) - size) / (HOP * RATE)) + 1)) * HOP * RATE).astype(int)
-    padded = np.concatenate([sound, np.zeros(size, np.int16)]).astype(np.float32) / 32768
-    frames = padded[starts[:, None] + np.arange(size)] * np.hanning(size).astype(np.float32)
+    padded = np.concatenate([sound, np.zeros(size, np.int16)]) / 32768
+    frames = padded[starts[:, None] + np.arange(size)] * np.hanning(size)
     power = np.abs(np.fft.rfft(frames, POINTS)) ** 2
-    found: NDArray[np.float32] = np.log(power.astype(np.float32) @ filters() + 1e-6)
-    return found
+    return np.log(power @ filters() + 1e-6).astype(np.float16)
 
 
 def labels(phones: list[tuple[int, str]], frames: int, samples: int) -> NDArray[np.int16]:
@@ -214,8 +243,7 @@ def make(sizes: Sizes, seed: int = 0) -> dict[str, Part]:
             told.append(labels(phones, len(clean[-1]), len(sound)))
         whole = np.concatenate(told, 1)
         lengths = np.array([len(each) for each in clean])
-        features = np.concatenate(clean).astype(np.float16)
-        parts[name] = Part(features, lengths, whole[0], whole[1], whole[2], tuple(voices), tuple(texts))
+        parts[name] = Part(np.concatenate(clean), lengths, whole[0], whole[1], whole[2], tuple(voices), tuple(texts))
     return parts
 
 
@@ -284,7 +312,7 @@ def main() -> int:
     parts = make(Sizes())
     save(parts, folder)
     for name, part in parts.items():
-        states = len(np.unique(part.states(True)))
+        states = len(np.unique(inventory(parts["train"], True)[part.states]))
         print(f"{name}: {len(part.lengths)} sentences, {len(part.clean):,} frames, {states} states in context")
     print(f"sha256 {digest(parts)}")
     return 0

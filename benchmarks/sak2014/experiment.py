@@ -1,8 +1,9 @@
-"""The experiment of Sak, Senior and Beaufays 2014 on synthetic speech: python -m benchmarks.sak2014 [--quick]
+"""What the experiment measures, and how it goes on where it ended.
 
-Models of one size learn the state of each frame of speech (corpus.py, models.py, training.py), with 126 states and with
-those that depend on the phone before, about 1,180. Each form takes the learning rate that does best after a few epochs
-with seed 0, of the same four; then each is trained with three seeds, on one thread each, two at a time.
+Models of one size learn the state of each frame of speech (corpus.py, models.py, training.py): one of 126, or one of
+1,008 that depend on the phone before. Each form takes the learning rate that does best after a few epochs on half the
+sentences, of the same four; then each is trained with three seeds, on one thread each, two at a time. A few more models
+tell what the feed-forward net's place among them depends on.
 
 What is measured stands in benchmarks/results/sak2014.csv, one line for each model, and is not measured again: a run
 that was ended goes on, and --anew begins from the beginning. `make paper` takes hours; `make paper-quick` takes the
@@ -11,27 +12,27 @@ RNN, the LSTM and the feed-forward net with one seed for a few epochs. Needs esp
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import multiprocessing
-import statistics
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from openlstm import file
+from openlstm.train.task import Share
 
+from .. import run
 from . import corpus, models, training
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
-WINDOW = "feed-forward"  # the reference row
-DEEP = {"LSTM, peepholes": (1, 2, 5), "LSTMP": (1, 2, 5)}
-BATCH, GRID, EPOCHS, SEEDS = 8, 3, 12, 3
+LSTM, WINDOW = "LSTM, peepholes", "feed-forward"
+DEEP = {LSTM: (1, 2, 5), "LSTMP": (1, 2, 5)}
+GRID, HALF, EPOCHS, SEEDS = 3, 1200, 8, 3  # HALF: sentences for the grid
+FORMS = (*models.ROWS, *models.WINDOWS)
 RESULTS = Path("benchmarks/results/sak2014.csv")
 
 
@@ -40,11 +41,13 @@ class Asked:
     """One model to train."""
 
     row: str
-    context: bool  # states with the phone before, or 126
-    layers: int
-    rate: float
-    epochs: int
-    seed: int
+    context: bool = False  # states with the phone before, or 126
+    layers: int = 1
+    rate: float = 0.0
+    epochs: int = EPOCHS
+    seed: int = 0
+    sentences: int = 0  # the first ones alone; 0: all
+    noise: bool = True
 
 
 @dataclass(frozen=True)
@@ -58,18 +61,21 @@ class Found:
     rate: float
     epochs: int
     seed: int
-    spec: str
+    sentences: int
+    noise: bool
+    model: str
     weights: int
     curve: str  # percent of the development frames after each epoch
     seen: float  # percent of frames of seen words and voices
     new: float
     seconds: float
     frames: int
+    processor: str
 
     @property
     def asked(self) -> Asked:
         """What was to be trained."""
-        return Asked(self.row, self.context, self.layers, self.rate, self.epochs, self.seed)
+        return Asked(*astuple(self)[1:9])
 
     @property
     def best(self) -> float:
@@ -77,46 +83,58 @@ class Found:
         return max(map(float, self.curve.split()))
 
 
-def window_weights(units: int, outputs: int) -> int:
-    """Of the feed-forward net: 16 frames, three layers."""
-    return units * (models.INPUTS * (training.LEFT + 1 + training.RIGHT) + 2 * units + outputs)
+def made(asked: Asked, parts: dict[str, corpus.Part], batch: int = training.BATCH) -> tuple[training.SpeechJob, int]:
+    """The training of one model, and the model's size."""
+    table = corpus.inventory(parts["train"], asked.context)
+    part = parts["train"].head(asked.sentences) if asked.sentences else parts["train"]
+    outputs = 1 + int(table.max())
+    target = models.target(outputs)
+    rest = (asked.rate, asked.epochs, asked.seed, batch)
+    if asked.row in models.WINDOWS:
+        window = models.WINDOWS[asked.row]
+        units = window.fitted(target, outputs)
+        config, size = training.config((window, units), *rest), window.weights(units, outputs)
+    else:
+        window = None
+        spec = models.ROWS[asked.row].fitted(target, outputs, asked.layers)
+        config, size = training.config(spec, *rest), models.weights(spec, outputs)
+    return training.SpeechJob(part, table, config, Share.here(), window, asked.noise), size
 
 
-def window_units(target: int, outputs: int) -> int:
-    """Of the net of that size."""
-    return min(range(8, 1024), key=lambda units: abs(window_weights(units, outputs) - target))
+def kept(asked: Asked, folder: Path) -> Path:
+    """Where the trained model is."""
+    states = "context" if asked.context else "126"
+    return folder / "models" / f"{asked.row}, {asked.layers} deep, {states}.safetensors"
 
 
 def learn(given: tuple[Asked, Path]) -> Found:
-    """Trains one model on one thread."""
+    """Trains one model on one thread. Those of the first seed are kept."""
     asked, folder = given
     torch.set_num_threads(1)
     parts = corpus.load(folder)
     assert parts is not None
-    outputs = len(set(parts["train"].states(asked.context).tolist()))
-    target = models.target(outputs)
-    units = window_units(target, outputs) if asked.row == WINDOW else 0
-    if units:
-        spec, size = models.ROWS["RNN"].spec(8), window_weights(units, outputs)
-    else:
-        spec = models.ROWS[asked.row].fitted(target, outputs, asked.layers)
-        size = models.weights(spec, outputs)
-    told, _ = training.train(parts, asked.context, spec, asked.rate, asked.epochs, asked.seed, BATCH, units)
+    job, size = made(asked, parts)
+    told = training.train(parts, job)
+    if not (asked.seed or asked.sentences or job.window) and asked.noise and asked.epochs == EPOCHS:
+        kept(asked, folder).parent.mkdir(exist_ok=True)
+        job.model.save(kept(asked, folder))
+    name = str(job.model.spec) if job.window is None else f"{job.window.layers} layers of {job.config.hidden}"
     curve = " ".join(f"{each:.2f}" for each in told.curve)
-    name = f"3 layers of {units}" if units else str(spec)
     rest = (name, size, curve, round(told.seen, 2), round(told.new, 2), round(told.seconds, 1), told.frames)
-    return Found(corpus.digest(parts)[:12], *asdict(asked).values(), *rest)
+    return Found(corpus.digest(parts)[:12], *astuple(asked), *rest, run.processor())
 
 
 def read(path: Path) -> list[Found]:
-    """What was measured before."""
+    """What was measured before. Errors: ValueError."""
     if not path.is_file():
         return []
-    kinds = {"context": lambda text: text == "True", "row": str, "spec": str, "curve": str, "corpus": str}
-    kinds |= dict.fromkeys(("layers", "epochs", "seed", "weights", "frames"), int)
+    readers = {"str": str, "int": int, "float": float, "bool": "True".__eq__}
+    kinds = {name: readers[kind] for name, kind in Found.__annotations__.items()}
     with path.open(newline="", encoding="utf-8") as lines:
         rows = csv.DictReader(lines)
-        return [Found(**{name: kinds.get(name, float)(value) for name, value in row.items()}) for row in rows]
+        if rows.fieldnames != list(kinds):
+            raise ValueError(f"'{path}' has other columns than {', '.join(kinds)}: take --anew, or another file")
+        return [Found(**{name: kinds[name](value) for name, value in row.items()}) for row in rows]
 
 
 def write(found: Iterable[Found], path: Path) -> None:
@@ -151,74 +169,45 @@ class Experiment:
                     f"{each.seed}: {each.seen:.1f} % of seen words, {each.new:.1f} % of new, {each.seconds:.0f} s"
                 )
 
+    def grid(self, forms: Iterable[Asked]) -> Iterator[Asked]:
+        """Short runs of these forms with all rates."""
+        for form in forms:
+            for rate in RATES:
+                yield replace(form, rate=rate, epochs=GRID, seed=0, sentences=HALF)
+
     def best(self, one: Asked) -> Asked:
         """The same with the rate that did best in the grid."""
-        tried = {rate: replace(one, rate=rate, epochs=GRID, seed=0) for rate in RATES}
-        scores = {rate: each.best for rate, asked in tried.items() for each in self.found if each.asked == asked}
-        return replace(one, rate=max(scores, key=lambda rate: scores[rate]))
+        tried = set(self.grid([one]))
+        return replace(one, rate=max((each for each in self.found if each.asked in tried), key=lambda e: e.best).rate)
 
-    def table(self, asked: Iterable[Asked]) -> Iterator[Table]:
-        """Mean and deviation over the seeds, for each inventory of states."""
-        wanted = set(asked)
-        own = [each for each in self.found if each.asked in wanted]
-        for context in (False, True):
-            table = Table("form", "layers", "weights", "rate", "seen words", "new words", "frames a CPU second")
-            table.title = "Percent of frames that are right, " + ("states in context" if context else "126 states")
-            for row, layers in dict.fromkeys((each.row, each.layers) for each in own if each.context == context):
-                those = [each for each in own if (each.row, each.layers, each.context) == (row, layers, context)]
-                first, speed = those[0], statistics.median(each.frames / each.seconds for each in those)
-                told = [_spread([getattr(each, kind) for each in those]) for kind in ("seen", "new")]
-                table.add_row(row, str(layers), f"{first.weights:,}", f"{first.rate:g}", *told, f"{speed:,.0f}")
-            if table.rows:
-                yield table
+    def whole(self, context: bool) -> list[Asked]:
+        """All models for an inventory of states, each seed in turn."""
+        forms = [Asked(row, context, k) for row in (*models.ROWS, WINDOW) for k in DEEP.get(row, (1,))]
+        self.measure(self.grid(forms))
+        asked = [replace(self.best(form), seed=seed) for seed in range(SEEDS) for form in forms]
+        self.measure(asked)
+        return asked
 
-
-def _spread(values: list[float]) -> str:
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation}"
+    def why(self) -> list[Asked]:
+        """What the feed-forward net's place depends on: what it sees, in which order, how long, and the noise."""
+        windows = [Asked(row) for row in models.WINDOWS]
+        self.measure(self.grid(windows))
+        both = [self.best(Asked(row)) for row in (LSTM, WINDOW)]
+        asked = [self.best(window) for window in windows]
+        asked += [replace(each, noise=False) for each in both] + [replace(each, epochs=3 * EPOCHS) for each in both]
+        self.measure(asked)
+        return asked
 
 
-def main() -> int:
-    """0 if the LSTM is ahead of the RNN by 2.5 points on seen words with every seed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sak2014", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="three models, one seed, a few epochs")
-    parser.add_argument("--anew", action="store_true", help="forget what was measured")
-    parser.add_argument("--folder", type=Path, default=Path("build/sak2014"), help="of the corpus (%(default)s)")
-    parser.add_argument("--results", type=Path, help=f"what was measured ({RESULTS}; none with --quick)")
-    given = parser.parse_args()
-    console = Console(highlight=False, width=120)
-    parts = corpus.load(given.folder)
+def prepared(folder: Path, console: Console) -> dict[str, corpus.Part]:
+    """The corpus, made where it is not there, and said if it is not the recorded one."""
+    parts = corpus.load(folder)
     if parts is None:
         console.print("The corpus is read: a minute")
         parts = corpus.make(corpus.Sizes())
-        corpus.save(parts, given.folder)
+        corpus.save(parts, folder)
     digest = corpus.digest(parts)
     expected = Path(__file__).with_name("corpus.sha256").read_text(encoding="utf-8").strip()
     same = "as recorded" if digest == expected else f"not {expected[:12]}, which was recorded: figures may differ"
     console.print(f"{len(parts['train'].clean):,} frames to train on, corpus {digest[:12]}, {same}", soft_wrap=True)
-    results = given.results or (given.folder / "quick.csv" if given.quick else RESULTS)
-    if given.anew:
-        results.unlink(missing_ok=True)
-    experiment = Experiment(given.folder, results, digest, console)
-    if given.quick:
-        rates = {"LSTM, peepholes": 3e-3, "RNN": 1e-3, WINDOW: 3e-3}
-        asked = [Asked(row, False, 1, rate, 5, 0) for row, rate in rates.items()]
-        experiment.measure(asked)
-    else:
-        forms = [
-            Asked(row, context, layers, 0.0, EPOCHS, 0)
-            for context in (False, True)
-            for row in (*models.ROWS, WINDOW)
-            for layers in DEEP.get(row, (1,))
-        ]
-        experiment.measure(replace(form, rate=rate, epochs=GRID) for form in forms for rate in RATES)
-        asked = [replace(experiment.best(form), seed=seed) for seed in range(SEEDS) for form in forms]
-        experiment.measure(asked)
-    for table in experiment.table(asked):
-        console.print(table)
-    wanted = {each for each in asked if not each.context and each.layers == 1}
-    seen = {(each.row, each.seed): each.seen for each in experiment.found if each.asked in wanted}
-    ahead = [seen["LSTM, peepholes", seed] - seen["RNN", seed] for row, seed in seen if row == "RNN"]
-    points = ", ".join(f"{each:+.1f}" for each in ahead)
-    console.print(f"LSTM above RNN on seen words, 126 states, for each seed: {points} points")
-    return int(min(ahead) < 2.5)
+    return parts

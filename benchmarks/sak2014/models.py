@@ -1,5 +1,7 @@
 """The models of the experiment: their forms, their sizes as the paper counts them, and those that have one size.
 
+A feed-forward net stands beside them, as in the paper: three layers of sigmoids on 16 frames side by side.
+
 The paper counts weights without biases: of the gates, the peepholes, the projections and the output layer. `weights`
 counts them off a spec's parameters, so that it holds for every form.
 """
@@ -64,6 +66,29 @@ def share(cells: int, of: float) -> int:
     return max(1, round(of * cells))
 
 
+@dataclass(frozen=True)
+class Window:
+    """A feed-forward net: what it sees beside a frame, and how its frames are drawn."""
+
+    left: int = 10
+    right: int = 5
+    run: int = 1  # frames that come together in a batch, one after the other: 1 is what the paper does
+    layers: int = 3
+
+    @property
+    def width(self) -> int:
+        """Frames side by side."""
+        return self.left + 1 + self.right
+
+    def weights(self, units: int, outputs: int) -> int:
+        """As `weights` counts."""
+        return units * (INPUTS * self.width + (self.layers - 1) * units + outputs)
+
+    def fitted(self, target: int, outputs: int) -> int:
+        """The units in each layer of the net whose size is nearest to the target's."""
+        return min(range(8, 1024), key=lambda units: abs(self.weights(units, outputs) - target))
+
+
 # Peepholes are the paper's; a projection has the share of the cells that its models have on average.
 ROWS = {
     "RNN": Row("rnn"),
@@ -77,6 +102,13 @@ ROWS = {
         "lstm",
         lambda n: {"peephole": "diagonal", "proj_size": share(n, 0.16), "nonrecurrent_proj_size": share(n, 0.16)},
     ),
+}
+WINDOWS = {
+    "feed-forward": Window(),
+    "feed-forward, in order": Window(run=20),
+    "feed-forward, 1 frame": Window(0, 0),
+    "feed-forward, 6 frames": Window(0, 5),
+    "feed-forward, 36 frames": Window(30, 5),
 }
 CELLS = 128  # of the LSTM with peepholes, which all others are as large as
 

@@ -135,6 +135,8 @@ class FrameClassifier(Trained):
         """The layers' output at steps x, (T, B, stack * D), and the states after them."""
         stack = self.about.stack
         x = (x - self.mean.repeat(stack)) * self.scale.repeat(stack)
+        if lengths is not None and lengths.is_cpu and bool((lengths == len(x)).all()):
+            lengths = None  # all are whole: that takes less time
         y, state = self.recurrent(x, state, lengths=lengths)
         return y, state
 
@@ -395,7 +397,7 @@ class FramesJob(Job):
 
     def __init__(self, data: Frames, config: FramesConfig, share: Share | None = None) -> None:
         self.data, self.config, self.share = data, config, share or Share()
-        self.train, self.validation, self.test = split(len(data.lengths), config)
+        self.train, self.validation, self.test = self.split()
         for name, value in (("delay", config.delay or None), ("truncate", config.truncate)):
             if data.each == "sequence" and value is not None:
                 raise ValueError(
@@ -442,6 +444,10 @@ class FramesJob(Job):
         else:
             chunks = (steps + config.truncate - 1).div(config.truncate, rounding_mode="floor")
             self.batches = Chunks(chunks, config.batch, self._batch, config.seed, self.share)
+
+    def split(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Numbers of the sequences to train on, to validate and to test. Errors: ValueError."""
+        return split(len(self.data.lengths), self.config)
 
     def _normalise(self, chosen: Tensor) -> None:
         """By mean and deviation of each feature over the chosen frames, (F,) of bool."""
