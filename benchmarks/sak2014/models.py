@@ -1,6 +1,6 @@
 """The models of the experiment: their forms, their sizes as the paper counts them, and those that have one size.
 
-A feed-forward net stands beside them, as in the paper: three layers of sigmoids on 16 frames side by side.
+Feed-forward nets stand beside them: three layers on 16 frames side by side, of sigmoids as in the paper.
 
 The paper counts weights without biases: of the gates, the peepholes, the projections and the output layer. `weights`
 counts them off a spec's parameters, so that it holds for every form.
@@ -74,6 +74,7 @@ class Window:
     right: int = 5
     run: int = 1  # frames that come together in a batch, one after the other: 1 is what the paper does
     layers: int = 3
+    activation: str = "Sigmoid"  # of torch.nn
 
     @property
     def width(self) -> int:
@@ -103,12 +104,14 @@ ROWS = {
         lambda n: {"peephole": "diagonal", "proj_size": share(n, 0.16), "nonrecurrent_proj_size": share(n, 0.16)},
     ),
 }
-WINDOWS = {
+WINDOWS = {  # the first is the paper's
     "feed-forward": Window(),
     "feed-forward, in order": Window(run=20),
-    "feed-forward, 1 frame": Window(0, 0),
-    "feed-forward, 6 frames": Window(0, 5),
-    "feed-forward, 36 frames": Window(30, 5),
+    "feed-forward, ReLU": Window(activation="ReLU"),
+    "feed-forward, ReLU, in order": Window(activation="ReLU", run=20),
+    "feed-forward, ReLU, 1 frame": Window(0, 0, activation="ReLU"),
+    "feed-forward, ReLU, 6 frames": Window(0, 5, activation="ReLU"),
+    "feed-forward, ReLU, 36 frames": Window(30, 5, activation="ReLU"),
 }
 CELLS = 128  # of the LSTM with peepholes, which all others are as large as
 

@@ -84,7 +84,8 @@ def grid(found: Iterable[Found], context: bool) -> list[str]:
     for row, layers in sorted({(each.row, each.layers) for each in own}, key=lambda key: (key[1], key[0])):
         scores = {each.rate: each.best for each in own if (each.row, each.layers) == (row, layers)}
         best = max(scores.values())
-        cells = [f"**{scores[r]:.1f}**" if scores.get(r) == best else f"{scores.get(r, np.nan):.1f}" for r in rates]
+        texts = {rate: f"{score:.1f}" if score < best else f"**{score:.1f}**" for rate, score in scores.items()}
+        cells = [texts.get(rate, "") for rate in rates]
         lines.append(f"| {row} | {layers} | {' | '.join(cells)} |")
     return lines
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -87,13 +87,13 @@ class Speech:
 
 
 class Net(nn.Module):
-    """Layers of sigmoids, in the place of recurrent ones."""
+    """Plain layers, in the place of recurrent ones."""
 
     def __init__(self, window: Window, units: int) -> None:
         super().__init__()
         sizes = [window.width * INPUTS] + [units] * window.layers
-        pairs = pairwise(sizes)
-        self.layers = nn.Sequential(*(each for pair in pairs for each in (nn.Linear(*pair), nn.Sigmoid())))
+        pairs = [(nn.Linear(*pair), getattr(nn, window.activation)()) for pair in pairwise(sizes)]
+        self.layers = nn.Sequential(*chain(*pairs))
 
     def forward(self, x: Tensor, state: Any = None, *, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
         """(T, B, I) to (T, B, units)."""

@@ -134,7 +134,8 @@ class FrameClassifier(Trained):
     def forward(self, x: Tensor, lengths: Tensor | None = None, state: Any = None) -> tuple[Tensor, Any]:
         """The layers' output at steps x, (T, B, stack * D), and the states after them."""
         stack = self.about.stack
-        x = (x - self.mean.repeat(stack)) * self.scale.repeat(stack)
+        mean, scale = (each if stack == 1 else each.repeat(stack) for each in (self.mean, self.scale))
+        x = (x - mean) * scale
         if lengths is not None and lengths.is_cpu and bool((lengths == len(x)).all()):
             lengths = None  # all are whole: that takes less time
         y, state = self.recurrent(x, state, lengths=lengths)
