@@ -230,7 +230,7 @@ def test_torch_gives_the_same_gradients(short, monkeypatch, tmp_path, row):
     assert speed.measure((tmp_path, row, 1, False, speed.KINDS[2], 1)) > 0
 
 
-def test_boundaries_and_what_is_around_them(monkeypatch):
+def test_boundaries_and_what_is_around_them():
     part = speech(3)
     new = look.boundaries(part)
     starts = np.cumsum(part.lengths) - part.lengths

@@ -6,8 +6,7 @@ sentences, of the same four; then each is trained with three seeds, on one threa
 tell what the feed-forward net's place among them depends on.
 
 What is measured stands in benchmarks/results/sak2014.csv, one line for each model, and is not measured again: a run
-that was ended goes on, and --anew begins from the beginning. `make paper` takes hours; `make paper-quick` takes the
-RNN, the LSTM and the feed-forward net with one seed for a few epochs. Needs espeakng-loader==0.2.4.
+that was ended goes on.
 """
 
 from __future__ import annotations

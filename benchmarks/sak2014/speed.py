@@ -22,6 +22,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from openlstm import file
+from openlstm.models import convert
+from openlstm.nn import of
 from openlstm.spec import Spec
 from openlstm.train import loop
 from openlstm.train.frames import Batch
@@ -31,7 +33,6 @@ from . import corpus, experiment, models, training
 
 SENTENCES, ROUNDS, STEPS, PARTS = 1200, 3, 150, 4  # steps of a part; the first part is not timed
 RESULTS = Path("benchmarks/results/sak2014_speed.csv")
-THEIRS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 KINDS = ("as in the experiment", "as torch.nn has it", "torch.nn")
 
 
@@ -52,9 +53,9 @@ class Theirs(nn.Module):
 
     def __init__(self, spec: Spec, ours: nn.Module) -> None:
         super().__init__()
-        sizes = {"proj_size": spec.proj_size} if spec.proj_size else {}
-        self.layers = THEIRS[spec.cell](spec.input_size, spec.hidden_size[0], spec.num_layers, **sizes)
-        self.layers.load_state_dict(ours.state_dict())
+        same = of(spec)  # without the forget bias that training begins with, which torch.nn cannot be told
+        same.load_state_dict(ours.state_dict())
+        self.layers = convert(same, undo=True)
 
     def forward(self, x: Tensor, state: Any = None, *, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
         """As nn.LSTM."""
