@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,7 +225,7 @@ def test_what_torch_has():
 
 @pytest.mark.parametrize("row", ["RNN", "GRU", "LSTM", "LSTMP"])
 def test_torch_gives_the_same_gradients(short, monkeypatch, tmp_path, row):
-    monkeypatch.setattr(speed, "STEPS", 3)
+    monkeypatch.setattr(speed, "PASSES", 2)
     corpus.save({name: speech() for name in ("train", "seen", "new")}, tmp_path)
     assert speed.differ((tmp_path, row, 2, False, 1)) < 1e-5
     assert speed.measure((tmp_path, row, 1, False, speed.KINDS[2], 1)) > 0
@@ -238,8 +239,19 @@ def test_boundaries_and_what_is_around_them():
     assert (new == within).all()
     values = np.stack([new, np.ones(len(new))], 1).astype(float)
     found = look.around(values, part.lengths, new)
-    assert found.shape == (look.BEFORE + 1 + look.AFTER, 2) and found[look.BEFORE, 0] == 1 and (found[:, 1] == 1).all()
-    assert found[look.BEFORE + 1, 0] == 0
+    assert found.shape == (look.BEFORE + 1 + look.AFTER, 2) and (found[:, 1] == 0).all()
+    np.testing.assert_allclose(found[look.BEFORE : look.BEFORE + 2, 0], [1 - new.mean(), -new.mean()])
+
+
+def test_a_look_needs_measured_rates_and_draws(tmp_path):
+    own = experiment.Experiment(tmp_path, tmp_path / "none.csv", "5" * 64, None)
+    with pytest.raises(ValueError, match="has no rates for LSTM, peepholes, 1 deep"):
+        next(look.models_of(own, tmp_path, None))
+    draw = np.random.default_rng(0).standard_normal
+    about = {gate: draw((look.BEFORE + 1 + look.AFTER, 5)) for gate in look.GATES}
+    lasting = {(row, layers): [draw(9) ** 2] * layers for row, each in experiment.DEEP.items() for layers in each}
+    drawn = look.figure(about, {gate: draw(5) for gate in look.GATES}, lasting)
+    assert [len(axes.lines) for axes in drawn.axes[3:6]] == [5, 0, 32]  # 16 layers: all, and the middle
 
 
 def test_tables_have_means_deviations_and_the_best_rates():
@@ -255,3 +267,11 @@ def test_tables_have_means_deviations_and_the_best_rates():
     assert f"| RNN | 1 | 0 | 0.001 | {experiment.EPOCHS} | 51.0 ± 1.0 | 46.0 ± 1.0 |" in lines
     assert "| RNN | 1 | **30.0** | 20.0 |" in lines
     assert len(report.curves(runs).axes) == 1
+
+
+def test_the_page_has_the_figures_that_were_measured():
+    page = (Path(experiment.__file__).parents[2] / "docs" / "sak2014.md").read_text(encoding="utf-8").splitlines()
+    found = experiment.read(Path(experiment.__file__).parents[2] / experiment.RESULTS)
+    fast = report.speeds(Path(experiment.__file__).parents[2] / speed.RESULTS)
+    assert found and len(fast) > 8
+    assert [line for line in [*report.everything(found), *fast] if line not in page] == []

@@ -6,6 +6,7 @@ Reads benchmarks/results/sak2014.csv, prints the tables as Markdown and writes s
 from __future__ import annotations
 
 import argparse
+import csv
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 
 from openlstm import plots
 
+from . import speed
 from .experiment import EPOCHS, LSTM, RESULTS, WINDOW, Found, read
 
 COLOURS = {
@@ -100,6 +102,25 @@ def everything(found: Sequence[Found]) -> list[str]:
     return [*lines, "## The feed-forward net", "", *table(others(found))]
 
 
+def speeds(path: Path) -> list[str]:
+    """How fast training is, as Markdown, from what speed.py wrote."""
+    found: dict[tuple[str, str, str], dict[str, int]] = {}
+    with path.open(newline="", encoding="utf-8") as rows:
+        for each in csv.DictReader(rows):
+            kinds = found.setdefault((each["row"], each["layers"], each["context"]), {})
+            kinds[each["kind"]] = int(each["frames_per_second"])
+    lines = []
+    own, plain, torchs = speed.KINDS
+    for (row, layers, context), kinds in found.items():
+        first = kinds.get(own, kinds.get(plain, 0))
+        second = kinds[plain] if {own, plain} <= kinds.keys() else None
+        ratio = f"{kinds[plain] / kinds[torchs]:.2f}" if torchs in kinds else ""
+        shown = [f"{each:,}" if each else "" for each in (first, second, kinds.get(torchs))]
+        name = f"{row}, in context" if context == "True" else row
+        lines.append(f"| {name} | {layers} | {' | '.join(shown)} | {ratio} |")
+    return lines
+
+
 def curves(found: Sequence[Found]) -> Figure:
     """The development frames that are right over the frames trained on, as the paper's figures 2 to 4."""
     panels = [context for context in (False, True) if main_runs(found, context)]
@@ -128,10 +149,13 @@ def main() -> int:
     """0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sak2014.report", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS, help="what was measured (%(default)s)")
+    parser.add_argument("--speeds", type=Path, default=speed.RESULTS, help="how fast that was (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="where the curves go (%(default)s)")
     given = parser.parse_args()
     found = read(given.results)
     print(*everything(found), sep="\n")
+    if given.speeds.is_file():
+        print("", "## Frames a second in training", "", *speeds(given.speeds), sep="\n")
     if any(main_runs(found, context) for context in (False, True)):
         figure = curves(found)
         for ending in ("svg", "png"):

@@ -179,15 +179,13 @@ def config(
     seed: int,
     batch: int = BATCH,
     threads: int = 1,
-    steps: int | None = None,
 ) -> FramesConfig:
-    """What the task is told. steps: batches in an epoch, if not a pass over the data."""
+    """What the task is told."""
     common: dict[str, Any] = {
         "learning_rate": rate,
         "schedule": "cosine",
         "epochs": epochs,
         "patience": epochs,
-        "steps_per_epoch": steps,
         "seed": seed,
         "threads": threads,
         "test": 1,
