@@ -164,8 +164,9 @@ def backward(
     places = dict(low.at)
     low.dirty = {low.root(place) for place, _ in program.states}
     program.loop = low.lower(loop, sums[False], "pair")
-    # A pair or a temporary of the loop is gone afterwards.
-    low.at = places | dict(loop) | {node: place for node, place in low.at.items() if node.op == "parameter"}
+    # A pair or a temporary of the loop is gone afterwards: a state's derivative may be equal to another value.
+    stay = {value: to for value, to in loop if program.arrays[to].kind == "time"}
+    low.at = places | stay | {node: place for node, place in low.at.items() if node.op == "parameter"}
     program.after = low.lower(after, sums[True], "chunk")
     low.at |= dict(after)
     for node in graph.linears if of_weights else ():
