@@ -131,9 +131,9 @@ NB_MODULE(_core, m) {
                     const std::vector<std::vector<SectionData>> &, const std::vector<std::pair<int, int>> &,
                     const std::vector<std::tuple<int, int, int, Long, Long>> &,
                     const std::vector<std::tuple<int, Long, int, Long, Long>> &,
-                    const std::vector<std::tuple<int, int, Long>> &, int, bool>(),
+                    const std::vector<std::tuple<int, int, Long>> &, int, bool, const std::vector<Longs> &>(),
            nb::arg("arrays"), nb::arg("places"), nb::arg("sections"), nb::arg("states"), nb::arg("outers"),
-           nb::arg("copies"), nb::arg("vectors"), nb::arg("temporaries"), nb::arg("backward"));
+           nb::arg("copies"), nb::arg("vectors"), nb::arg("temporaries"), nb::arg("backward"), nb::arg("bodies") = std::vector<Longs>());
   m.def("run", [](int time, int batch, int threads, const std::vector<TaskData> &given, bool chained, Long active) {
     std::vector<Task> tasks;
     for (const auto &[plan, reverse, packed, arrays, ends, masks, weights, gradients, begin, end] : given)

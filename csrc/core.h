@@ -25,7 +25,7 @@ struct Array {
 // OPERATIONS in sections.py.
 enum Code {
   COPY, ADD, SUB, MUL, DIV, FMA, FNMA, AFFINE, OVER, SIGMOID, TANH, RELU, NEGATIVE, EXPM1, ABS, SOFTPLUS, STEP, CLIP,
-  INSIDE, CONSTANT, ACCUMULATE, CODES
+  INSIDE, CONSTANT, ACCUMULATE, EXP, LOG, MAXIMUM, MINIMUM, CODES
 };
 
 // Arrays are numbered from 0; the temporary k is -1 - k.
@@ -34,7 +34,7 @@ struct Operation {
   float s, t;
 };
 
-enum { MAX_TARGETS = 4, MAX_SOURCES = 16, MAX_ARRAYS = 160, MAX_STATES = 4 };
+enum { MAX_TARGETS = 4, MAX_SOURCES = 16, MAX_ARRAYS = 256, MAX_STATES = 8 };
 
 // The unit u and the term k of a block of weights stand at u * unit + k * term.
 struct Weight {
@@ -57,12 +57,16 @@ struct Matrix {
 
 enum Form { POINTWISE, PRODUCT, NORM };
 
+// What a compiler made of a pointwise section (compiled.py): rows b0..b1 and units u0..u1 of arrays found as in a step.
+using Body = void (*)(float *const *at, const Long *row, int b0, int b1, int u0, int u1);
+
 struct Section {
   int form, sync, width;
   int operations, sources, targets, adjoints;
   const Operation *operation;
   const int *source, *target, *accumulate, *adjoint;
   int matrix;
+  Body body;  // null: the operations are interpreted
 };
 
 // What a step takes and what it gives: of a ragged walk the core fills `in` itself.

@@ -46,6 +46,38 @@ FN V expm1(V x) {
   return fma(mul(pow2(half), small_expm1(f)), pow2(sub(n, half)), sub(e, set(1)));
 }
 
+// As expm1. Below -104 nothing is left.
+FN V exp(V x) {
+  x = within(set(-104), set(90), x);
+  const V n = whole(x), half = round(mul(n, set(0.5f))), e = pow2(sub(n, half));
+  return mul(pow2(half), fma(e, small_expm1(rest(x, n)), e));
+}
+
+// x = 2^e (1 + f) with 1 + f between sqrt(1/2) and sqrt(2): the polynomial of Cephes' logf. 1/0 and 0/0 make the limits.
+FN V log(V x) {
+  const V tiny = greater(set(1.17549435e-38f), x), y = mul(x, fma(tiny, set(8388607), set(1)));
+  const V large = greater(mantissa(y), set(1.41421356f));
+  const V e = add(fnma(tiny, set(23), exponent(y)), large);
+  const V f = fma(mantissa(y), fnma(large, set(0.5f), set(1)), set(-1)), z = mul(f, f);
+  V p = set(7.0376836292e-2f);
+  p = fma(p, f, set(-1.1514610310e-1f));
+  p = fma(p, f, set(1.1676998740e-1f));
+  p = fma(p, f, set(-1.2420140846e-1f));
+  p = fma(p, f, set(1.4249322787e-1f));
+  p = fma(p, f, set(-1.6668057665e-1f));
+  p = fma(p, f, set(2.0000714765e-1f));
+  p = fma(p, f, set(-2.4999993993e-1f));
+  p = fma(p, f, set(3.3333331174e-1f));
+  p = fma(e, set(-2.12194440e-4f), mul(mul(p, z), f));
+  p = fma(e, set(0.693359375f), add(f, fnma(set(0.5f), z, p)));
+  const V finite = greater(set(HUGE_VALF), x), positive = greater(x, set(0)), real = at_least(x, set(0));
+  return mul(add(p, sub(div(set(1), finite), div(set(1), positive))), div(real, real));
+}
+
+// A NaN of either stays.
+FN V maximum(V a, V b) { return mul(max(a, b), div(at_least(a, a), at_least(a, a))); }
+FN V minimum(V a, V b) { return mul(min(a, b), div(at_least(a, a), at_least(a, a))); }
+
 FN V abs(V x) { return max(sub(set(0), x), x); }
 
 // max(x, 0) + log(1 + y) with y = e^-|x|, as 2 artanh(y / (2 + y)).
@@ -80,9 +112,11 @@ double check_functions() {
     const double x = f;
     const V a = set(f);
     CHECK(tanh(a), ::tanh(x))
-    CHECK(softplus(a), x > 0 ? x + log1p(exp(-x)) : log1p(exp(x)))
+    CHECK(softplus(a), x > 0 ? x + log1p(::exp(-x)) : log1p(::exp(x)))
     if (f < 88) { CHECK(expm1(a), ::expm1(x)) }
-    if (f > -86) { CHECK(sigmoid(a), 1 / (1 + exp(-x))) }
+    if (f > -86) { CHECK(sigmoid(a), 1 / (1 + ::exp(-x))) }
+    if (f < 88) { CHECK(exp(a), ::exp(x)) }
+    if (f > 0) { CHECK(log(a), ::log(x)) }
   }
   const float infinite = HUGE_VALF;
   CHECK(tanh(set(infinite)), 1.0)
@@ -96,6 +130,18 @@ double check_functions() {
   store(got, softplus(set(infinite)));
   if (got[0] != infinite) worst = HUGE_VAL;
   CHECK(sigmoid(set(NAN)), static_cast<double>(NAN))
+  CHECK(add(set(1), exp(set(-infinite))), 1.0)
+  CHECK(maximum(set(2), set(-3)), 2.0)
+  CHECK(minimum(set(2), set(-3)), -3.0)
+  store(got, exp(set(infinite)));
+  if (got[0] != infinite) worst = HUGE_VAL;
+  store(got, log(set(infinite)));
+  if (got[0] != infinite) worst = HUGE_VAL;
+  store(got, log(set(0)));
+  if (got[0] != -infinite) worst = HUGE_VAL;
+  const V nans[] = {log(set(-1)), log(set(NAN)), exp(set(NAN)), maximum(set(NAN), set(1)), maximum(set(1), set(NAN)),
+                    minimum(set(NAN), set(1)), minimum(set(1), set(NAN))};
+  for (const V &nan : nans) CHECK(nan, static_cast<double>(NAN))
   CHECK(tanh(set(NAN)), static_cast<double>(NAN))
   CHECK(expm1(set(NAN)), static_cast<double>(NAN))
   CHECK(softplus(set(NAN)), static_cast<double>(NAN))

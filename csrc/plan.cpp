@@ -63,7 +63,8 @@ Plan::Plan(const std::vector<std::tuple<int, int, int>> &arrays, const std::vect
            const std::vector<std::vector<SectionData>> &sections, const std::vector<std::pair<int, int>> &states,
            const std::vector<std::tuple<int, int, int, Long, Long>> &outers,
            const std::vector<std::tuple<int, Long, int, Long, Long>> &copies,
-           const std::vector<std::tuple<int, int, Long>> &vectors, int temporaries, bool backward)
+           const std::vector<std::tuple<int, int, Long>> &vectors, int temporaries, bool backward,
+           const std::vector<Longs> &bodies)
     : copies_(copies), vectors_(vectors), temporaries_(temporaries), backward_(backward) {
   for (auto [kind, of, width] : arrays) arrays_.push_back({nullptr, 0, 0, nullptr, 0, kind, of, width});
   for (auto [input, offset, scaled, own] : places) places_.push_back({input, offset, scaled, own}), inputs_ = std::max(inputs_, input + 1);
@@ -74,6 +75,9 @@ Plan::Plan(const std::vector<std::tuple<int, int, int>> &arrays, const std::vect
   }
   if (arrays.size() > MAX_ARRAYS || states.size() > MAX_STATES || sections.size() != 3 || places.size() != arrays.size())
     throw std::invalid_argument("Plan: too many arrays or states");
+  for (std::size_t part = 0; part < bodies.size(); part++)
+    if (bodies.size() != sections.size() || bodies[part].size() != sections[part].size())
+      throw std::invalid_argument("Plan: bodies are not those of its sections");
   for (int part = 0; part < 3; part++) {
     for (const SectionData &data : sections[part]) {
       data_.push_back(std::make_unique<Owned>());
@@ -87,7 +91,9 @@ Plan::Plan(const std::vector<std::tuple<int, int, int>> &arrays, const std::vect
       own.sources = sources, own.targets = targets, own.accumulate = accumulate, own.adjoints = adjoints;
       parts_[part].push_back({form, sync, width, int(operations.size()), int(sources.size()), int(targets.size()),
                               int(adjoints.size()), own.operations.data(), own.sources.data(), own.targets.data(),
-                              own.accumulate.data(), own.adjoints.data(), matrix});
+                              own.accumulate.data(), own.adjoints.data(), matrix, nullptr});
+      const std::size_t place = parts_[part].size() - 1;
+      if (!bodies.empty()) parts_[part].back().body = reinterpret_cast<Body>(static_cast<std::uintptr_t>(bodies[std::size_t(part)][place]));
     }
   }
 }

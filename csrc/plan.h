@@ -63,13 +63,15 @@ struct Place {
 class Plan {
  public:
   Plan(const Plan &) = delete;
+  // bodies: for each section before, in and after the loop the address of a Body, or 0; empty: none has one.
   // copies: gradients that are the same as another: (its input, offset), (the other's), floats. vectors: gradients that
   // are an array of the last step summed over the sequences: (array, input, offset).
   Plan(const std::vector<std::tuple<int, int, int>> &arrays, const std::vector<std::tuple<int, Long, Long, bool>> &places,
        const std::vector<std::vector<SectionData>> &sections, const std::vector<std::pair<int, int>> &states,
        const std::vector<std::tuple<int, int, int, Long, Long>> &outers,
        const std::vector<std::tuple<int, Long, int, Long, Long>> &copies,
-       const std::vector<std::tuple<int, int, Long>> &vectors, int temporaries, bool backward);
+       const std::vector<std::tuple<int, int, Long>> &vectors, int temporaries, bool backward,
+       const std::vector<Longs> &bodies = {});
 
  private:
   friend class Run;

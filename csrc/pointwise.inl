@@ -65,12 +65,16 @@ void pointwise(const Operation *operation, int count, const Block &block, int b0
           case STEP: APPLY(greater(a, set(0)))
           case CLIP: APPLY(within(s_, t_, a))
           case INSIDE: APPLY(inside(s_, t_, a))
+          case EXP: APPLY(exp(a))
+          case LOG: APPLY(log(a))
 #undef LOADS
 #define LOADS(A, B, C) V a = A, b_ = B;
           case ADD: APPLY(add(a, b_))
           case SUB: APPLY(sub(a, b_))
           case MUL: APPLY(mul(a, b_))
           case DIV: APPLY(div(a, b_))
+          case MAXIMUM: APPLY(maximum(a, b_))
+          case MINIMUM: APPLY(minimum(a, b_))
 #undef LOADS
 #define LOADS(A, B, C) V a = A, b_ = B, c_ = C;
           case FMA: APPLY(fma(a, b_, c_))

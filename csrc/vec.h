@@ -4,6 +4,7 @@
 //   min max  a NaN in b stays, so a clip written max(low, x) keeps the NaN of x
 //   round    to nearest, halves to even, for |a| < 2^22
 //   pow2     2^a for whole a in -126..127
+//   exponent, mantissa  e and m of a = m 2^e with 1 <= m < 2, for a >= 2^-126
 //   inverse  1/a for 2^-126 <= |a| < 2^126, to a rounding or two
 //   greater  1 where a > b, else 0; at_least with >=
 //   cut      a, but 0 where x < low
@@ -34,6 +35,11 @@ FN V round(V a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM
 FN V pow2(V a) {
   __m512i bits = _mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127));
   return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 23));
+}
+FN V exponent(V a) { return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_srli_epi32(_mm512_castps_si512(a), 23), _mm512_set1_epi32(127))); }
+FN V mantissa(V a) {
+  const __m512i bits = _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7fffff));
+  return _mm512_castsi512_ps(_mm512_or_si512(bits, _mm512_set1_epi32(0x3f800000)));
 }
 FN float sum(V a) { return _mm512_reduce_add_ps(a); }
 FN V inverse(V a) {  // a division takes 16 cycles
@@ -99,6 +105,11 @@ FN V pow2(V a) {
   __m256i bits = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
   return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23));
 }
+FN V exponent(V a) { return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(_mm256_castps_si256(a), 23), _mm256_set1_epi32(127))); }
+FN V mantissa(V a) {
+  const __m256i bits = _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x7fffff));
+  return _mm256_castsi256_ps(_mm256_or_si256(bits, _mm256_set1_epi32(0x3f800000)));
+}
 FN float sum(V a) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -155,6 +166,11 @@ FN V min(V a, V b) { return vminq_f32(a, b); }
 FN V max(V a, V b) { return vmaxq_f32(a, b); }
 FN V round(V a) { return vrndnq_f32(a); }
 FN V pow2(V a) { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(a), vdupq_n_s32(127)), 23)); }
+FN V exponent(V a) { return vcvtq_f32_s32(vsubq_s32(vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_f32(a), 23)), vdupq_n_s32(127))); }
+FN V mantissa(V a) {
+  const uint32x4_t bits = vandq_u32(vreinterpretq_u32_f32(a), vdupq_n_u32(0x7fffff));
+  return vreinterpretq_f32_u32(vorrq_u32(bits, vdupq_n_u32(0x3f800000)));
+}
 FN float sum(V a) { return vaddvq_f32(a); }
 FN V inverse(V a) { return vdivq_f32(vdupq_n_f32(1), a); }
 FN V greater(V a, V b) { return vbslq_f32(vcgtq_f32(a, b), vdupq_n_f32(1), vdupq_n_f32(0)); }
@@ -194,6 +210,25 @@ FN V pow2(V a) {
   V r;
   for (int k = 0; k < N; k++) {
     std::uint32_t bits = static_cast<std::uint32_t>(static_cast<int>(a.lane[k]) + 127) << 23;
+    std::memcpy(&r.lane[k], &bits, sizeof bits);
+  }
+  return r;
+}
+FN V exponent(V a) {
+  V r;
+  for (int k = 0; k < N; k++) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &a.lane[k], sizeof bits);
+    r.lane[k] = static_cast<float>(static_cast<int>(bits >> 23) - 127);
+  }
+  return r;
+}
+FN V mantissa(V a) {
+  V r;
+  for (int k = 0; k < N; k++) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &a.lane[k], sizeof bits);
+    bits = (bits & 0x7fffff) | 0x3f800000;
     std::memcpy(&r.lane[k], &bits, sizeof bits);
   }
   return r;

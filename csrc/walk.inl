@@ -74,6 +74,7 @@ void run_section(Runner &r, const Section &s, int e) {
   if (s.form == PRODUCT) return run_product(r, s, rows);
   const Span u = units(r, s.width);
   if (u.from >= u.to) return;
+  if (s.body) return s.body(r.at, r.row, rows.from, rows.to, u.from, u.to);
   const Block block = {r.at, r.row, r.temporaries};
   if (s.form == POINTWISE)
     pointwise(s.operation, s.operations, block, rows.from, rows.to, u.from, u.to);

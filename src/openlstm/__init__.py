@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .backends import backend as backend
     from .backends import explain as explain
+    from .cells import Option as Option
+    from .compiled import use_compiler as use_compiler
+    from .declare import cell as cell
     from .description import describe as describe
     from .models import accelerate as accelerate
     from .models import load as load
@@ -32,6 +35,9 @@ _HOME = {
     **dict.fromkeys(("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"), "nn"),
     **dict.fromkeys(("accelerate", "trace", "load", "save"), "models"),
     **dict.fromkeys(("backend", "explain"), "backends"),
+    "Option": "cells",
+    "cell": "declare",
+    "use_compiler": "compiled",
     "describe": "description",
     "Spec": "spec",
     "Stream": "stream",

@@ -73,13 +73,15 @@ class Plan:
         vectors: Sequence[tuple[int, int, int]],
         temporaries: int,
         backward: bool,
+        bodies: Sequence[Sequence[int]] = ...,
     ) -> None:
         """arrays: kind, the array that it follows, width. places: of each array the number of its input (-1: the
         core's own), floats into it, as many more for each step of each sequence, and whether its rows follow one
         another or have the input's strides. sections: those before, in and after the loop. outers: adjoint and source
         of the gradient of each weight's block (source -1: of a bias), and its input, floats into it, and stride.
         copies: gradients that equal another one: their input, floats into it, the same of the other, and how many.
-        vectors: gradients that are sums of an array over the sequences: the array, their input, floats into it."""
+        vectors: gradients that are sums of an array over the sequences: the array, their input, floats into it.
+        bodies: addresses of compiled sections, 0 where there is none; empty: none is."""
 
 def run(time: int, batch: int, threads: int, tasks: Sequence[tuple[Any, ...]], chained: bool, active: int) -> None:
     """Runs plans: each task is a plan, whether time runs backwards, weights, and what it works on: given, ends, masks,

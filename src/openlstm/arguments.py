@@ -58,13 +58,13 @@ def check_type(x: Tensor, weight: Tensor) -> torch.dtype:
 def initial(
     spec: Spec, hx: State, x: Tensor, batch: int, batched: bool, parameters: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The initial states by name, (B, n) each, from what was given, learned, or zeros."""
+    """The initial states by name, (B, n) each, from what was given, learned, or those that the cell begins with."""
     names = spec.definition.states
     if hx is None:
         return {
             name + walk.suffix: parameters[f"initial_{name}{walk.suffix}"].expand(batch, width)
             if spec.learned_state
-            else x.new_zeros(batch, width)
+            else x.new_full((batch, width), spec.begins[name + walk.suffix])
             for walk in spec.walks
             for name, width in spec.state_sizes(walk).items()
         }

@@ -143,14 +143,25 @@ class Cell:
     titles: Mapping[str, str] = field(default_factory=dict)  # what the field calls the values
     options: Mapping[str, Option] = field(default_factory=dict)
     vectors: Callable[[Options], dict[str, tuple[str, ...]]] = lambda o: {}  # parameter: the (H,) vectors stacked in it
+    matrices: Callable[[Options], dict[str, tuple[str, ...]]] = lambda o: {}  # the same of (H, H), as w[...]
+    alone: Callable[[Options], tuple[str, ...]] = lambda o: ()  # gates k without rows in R: z["k"] is W x + b
     apart: Callable[[Options], tuple[str, ...]] = lambda o: ()  # gates k whose R h + b comes apart, as z["kh"]
     inside: Callable[[Options], tuple[str, ...]] = lambda o: ()  # gates k that apply w["R_k"], w["b_k"] themselves
     dense: Callable[[Options], bool] = lambda o: False  # do all gates see all of the memory
     candidate: str = ""  # what recurrent_dropout_on="candidate" drops
+    initial: Mapping[str, float] = field(default_factory=dict)  # state: its value before the first step, if not 0
     initial_bias: Callable[[Options], dict[str, float | None]] = lambda o: {}  # gate: the stored bias to begin with
     advised: Callable[[Options], dict[str, Any]] = lambda o: {}  # options that training is better with
     refuse: Callable[[Options], str | None] = lambda o: None  # why these options do not go together
     projects: bool = True  # does proj_size make sense
+    # Of a cell that @openlstm.cell declared: what tells its equations from others, and what refuses options.
+    digest: Callable[[Options], str] | None = None
+    check: Callable[[Options], None] = lambda o: None
+
+    @property
+    def own(self) -> bool:
+        """Was it declared by @openlstm.cell."""
+        return self.digest is not None
 
 
 def _lstm_refuses(o: Options) -> str | None:
@@ -236,6 +247,9 @@ CELLS: dict[str, Cell] = {
     ),
 }
 
+BUILT_IN = tuple(CELLS)  # what the command line offers: others are there once their module is imported
+OLDER: dict[str, list[Cell]] = {}  # declarations that another of the same name followed: their modules go on with them
+
 # ONNX's activation functions under its names in lower case, with its defaults of alpha and beta. What a function of
 # this table is written in, an arithmetic must have.
 ACTIVATIONS: dict[str, tuple[Callable[..., Array], tuple[float, ...]]] = {
@@ -270,7 +284,11 @@ class Numpy:
     """The arithmetic of numpy, which is also the list of what an arithmetic must have."""
 
     tanh = staticmethod(np.tanh)
+    exp = staticmethod(np.exp)
     expm1 = staticmethod(np.expm1)
+    log = staticmethod(np.log)
+    maximum = staticmethod(np.maximum)
+    minimum = staticmethod(np.minimum)
     abs = staticmethod(np.abs)
     clip = staticmethod(np.clip)
 

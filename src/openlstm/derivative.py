@@ -18,9 +18,8 @@ class Graph:
         walk = Walk(0, False, 1, 1)  # with one unit, row k of a parameter is its block k
         masks = set(masks)
         p: dict[str, Any] = {}
-        vectors = spec.definition.vectors(spec)
         for name in spec.shapes(walk):
-            count = len(vectors.get(name) or spec.blocks(name))
+            count = len(spec.blocks(name))
             p[name] = Stack(Sym("parameter", name, k) for k in range(count)) if count else Sym("parameter", name, 0)
         self.x = Sym("name", "x")
         self.previous = {name: Sym("name", name + "_prev") for name in spec.definition.states}
@@ -149,13 +148,20 @@ def _slopes(op: str, args: Sequence[Sym], y: Sym, g: Sym) -> list[tuple[Sym, Sym
     def step(x: Sym) -> Sym:
         return Sym("step", x)
 
+    if op in ("maximum", "minimum"):  # where both are equal, each gets one half, as in torch
+        more, less = (a, b) if op == "maximum" else (b, a)
+        half = Sym("number", 0.5) * (step(more - less) - step(less - more))
+        return [(a, g * (half + 0.5)), (b, g * (0.5 - half))]
+
     slope: dict[str, Callable[[], Sym]] = {
         "neg": lambda: zero - g,
         "sigmoid": lambda: g * (y - y * y),
         "tanh": lambda: g - g * y * y,
         "relu": lambda: g * step(a),
         "negative": lambda: g * (one - step(a)),
+        "exp": lambda: g * y,
         "expm1": lambda: g * (y + one),
+        "log": lambda: g / a,
         "abs": lambda: g * (step(a) - step(zero - a)),
         "softplus": lambda: g * Sym("sigmoid", a),
         "step": lambda: zero,

@@ -19,7 +19,7 @@ KINDS: dict[str, str | tuple[str, ...]] = {
     "norm": "norm_",
     "projection": ("weight_hr", "weight_hp", "bias_hr", "bias_hp"),
     "state": "initial_",
-    "own": "",  # vectors that only one cell has
+    "own": "",  # what only one cell has
 }
 
 
@@ -161,7 +161,8 @@ class Description:
         if len(layers) > 1:
             return f" without biases{outputs}"
         gates, recurrent = len(spec.gates), "n_r" if spec.proj_size else "n_c"
-        terms = [(f"n_c {recurrent}", gates), ("n_i n_c", gates)]
+        terms = [(f"n_c {recurrent}", len(spec.recurrent))] if spec.recurrent else []
+        terms.append(("n_i n_c", gates))
         out = "n_c" if not spec.proj_size else "(n_r + n_p)" if spec.nonrecurrent_proj_size else "n_r"
         if self.outputs:
             terms.append((f"{out} n_o", 1))
@@ -169,6 +170,9 @@ class Description:
             terms.append((f"n_c {out}", 1))
         if peepholes := layers[0].counts.get("peephole"):
             terms.append(("n_c n_c" if spec.definition.dense(spec) else "n_c", len(peepholes)))
+        others = [blocks for name, blocks in spec.definition.vectors(spec).items() if _kind(name) == "own"]
+        terms += [("n_c", len(blocks)) for blocks in others]
+        terms += [("n_c n_c", len(blocks)) for blocks in spec.definition.matrices(spec).values()]
         sizes = {"n_i": spec.input_size, "n_c": spec.hidden_size[0], "n_r": spec.proj_size}
         sizes |= {"n_p": spec.nonrecurrent_proj_size, "n_o": self.outputs}
         formula = " + ".join(term if count == 1 else f"{term} {count}" for term, count in terms)

@@ -33,10 +33,9 @@ _CALLED = {
 def parameters(spec: Spec) -> dict[str, Any]:
     """The symbols of a walk's parameters by their names without the suffix: one, or a stack of one for each block."""
     found: dict[str, Any] = {}
-    own = spec.definition.vectors(spec)
     for name in spec.shapes(spec.walks[0]):
-        if name in own:
-            found[name] = Stack(Sym("parameter", vector, "") for vector in own[name])
+        if name in spec.own:
+            found[name] = Stack(Sym("parameter", block, "") for block in spec.own[name])
         elif blocks := spec.blocks(name):
             found[name] = Stack(Sym("parameter", _CALLED[name], gate) for gate in blocks)
         elif name in _CALLED:
@@ -66,7 +65,7 @@ def symbols(spec: Spec, training: bool = False) -> dict[str, Sym]:
             masks[kind] = Sym("parameter", kind if kind.startswith("zoneout_") else "mask_" + dropped, "")
     drop = None
     if training and spec.weight_dropout:
-        drop = Stack(Sym("parameter", "mask_R", gate) for gate in spec.gates)
+        drop = Stack(Sym("parameter", "mask_R", gate) for gate in spec.recurrent)
     step = Step(spec, walk, p, Symbols, drop)
     values, new, output = step(step.inputs(Sym("name", "x")), states, masks)
     if output is not new["h"]:
@@ -171,7 +170,11 @@ LATEX = Style(
         "tanh": r"\tanh({0})",
         "relu": r"\max(0, {0})",
         "negative": r"\min(0, {0})",
+        "exp": r"e^{{{0}}}",
         "expm1": r"\left(e^{{{0}}} - 1\right)",
+        "log": r"\ln\left({0}\right)",
+        "maximum": r"\max({0}, {1})",
+        "minimum": r"\min({0}, {1})",
         "abs": r"\left|{0}\right|",
         "softplus": r"\ln\left(1 + e^{{{0}}}\right)",
         "step": r"\left[{0} > 0\right]",
@@ -190,7 +193,11 @@ TEXT = Style(
         "tanh": "tanh({0})",
         "relu": "max(0, {0})",
         "negative": "min(0, {0})",
+        "exp": "exp({0})",
         "expm1": "expm1({0})",
+        "log": "ln({0})",
+        "maximum": "max({0}, {1})",
+        "minimum": "min({0}, {1})",
         "abs": "|{0}|",
         "softplus": "softplus({0})",
         "step": "[{0} > 0]",

@@ -39,8 +39,8 @@ class Roles:
 
     @property
     def memory(self) -> str:
-        """The state that remembers: the last one of which something stays, or ""."""
-        return list(self.stays)[-1] if self.stays else ""
+        """The state that remembers: c, or the last one of which something stays, or ""."""
+        return "c" if "c" in self.stays else list(self.stays)[-1] if self.stays else ""
 
 
 @functools.lru_cache(maxsize=256)

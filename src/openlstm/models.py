@@ -269,7 +269,7 @@ def save(module: Recurrent, path: str | os.PathLike[str]) -> None:
             "computes its parameters first (torch.nn.utils.parametrize.remove_parametrizations and the like), or write "
             "its state_dict by hand"
         )
-    file.write(path, state, {"spec": str(module.spec)})
+    file.write(path, state, {"spec": module.spec.key})
 
 
 def load(path: str | os.PathLike[str], device: Any = "cpu") -> Recurrent:

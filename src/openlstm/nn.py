@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from . import arguments, backends
 from .arguments import State
+from .cells import Cell
 from .spec import TORCH_PARAMETERS, Spec
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Recurrent(nn.Module):
         super().__init__()
         self._accept(spec)
         self.__dict__["spec"] = spec
+        spec.key  # noqa: B018 - made now: torch.compile cannot follow how
         if spec.dropout > 0 and spec.num_layers == 1:
             warnings.warn(
                 "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
@@ -112,7 +114,11 @@ class Recurrent(nn.Module):
                     parameter = getattr(self, self._own(name + walk.suffix))
                     if (name in TORCH_PARAMETERS) is not torchs:
                         continue
-                    if name.startswith("initial_") or name.endswith("_bias"):
+                    if name.startswith("initial_"):
+                        nn.init.constant_(
+                            parameter, self.spec.definition.initial.get(name.removeprefix("initial_"), 0.0)
+                        )
+                    elif name.endswith("_bias"):
                         nn.init.zeros_(parameter)
                     elif name.startswith("norm_"):
                         nn.init.ones_(parameter)
@@ -120,10 +126,11 @@ class Recurrent(nn.Module):
                         nn.init.uniform_(parameter, -bound, bound)
         for gate, value in self.spec.definition.initial_bias(self.spec).items():
             for walk in self.spec.walks if value is not None and self.spec.bias else ():
-                rows = slice(*(walk.hidden_size * (self.spec.gates.index(gate) + k) for k in (0, 1)))
                 with torch.no_grad():
-                    getattr(self, self._own("bias_ih" + walk.suffix))[rows] = value
-                    getattr(self, self._own("bias_hh" + walk.suffix))[rows] = 0
+                    for name, chosen in (("bias_ih", value), ("bias_hh", 0.0)):
+                        if gate in (gates := self.spec.blocks(name)):
+                            rows = slice(*(walk.hidden_size * (gates.index(gate) + k) for k in (0, 1)))
+                            getattr(self, self._own(name + walk.suffix))[rows] = chosen
 
     # What torch.nn's modules have and others' code reads.
 
@@ -143,11 +150,12 @@ class Recurrent(nn.Module):
             return
         sizes = (*self.spec.hidden_size,)
         options = {option: getattr(self.spec, option) for option in _readable(self.spec)} | {name: value}
-        spec = Spec.of(self.spec.cell, **{"hidden_size": sizes, **options})
+        spec = Spec.of(self.spec.cell, definition=self.spec.definition, **{"hidden_size": sizes, **options})
         if spec.parameters != self.spec.parameters:
             raise AttributeError(f"{name}={value!r} would change the parameters: make a new module")
         self._accept(spec)
         self.__dict__["spec"] = spec
+        spec.key  # noqa: B018 - made now: torch.compile cannot follow how
 
     def extra_repr(self) -> str:
         """The spec's text without the cell."""
@@ -264,7 +272,7 @@ class Recurrent(nn.Module):
 def _readable(spec: Spec) -> set[str]:
     """What of a spec can be read as an attribute of a module."""
     fields = {field.name for field in dataclasses.fields(spec) if field.init} - {"cell", "options"}
-    return fields | {"num_layers"} | set(spec.definition.options)
+    return fields - {"definition"} | {"num_layers"} | set(spec.definition.options)
 
 
 class LSTM(Recurrent):
@@ -403,6 +411,42 @@ class RNN(Recurrent):
         return f"RNN_{self.spec.nonlinearity.upper()}"
 
 
+class Own(Recurrent):
+    """What `openlstm.cell` makes of equations: their module."""
+
+    definition: ClassVar[Cell]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int | Sequence[int],
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: Any = None,
+        **options: Any,
+    ) -> None:
+        spec = Spec.of(
+            self.title,
+            input_size,
+            hidden_size,
+            num_layers,
+            self.definition,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            proj_size=proj_size,
+            **options,
+        )
+        self.definition.check(spec)
+        super().__init__(spec, device, dtype)
+
+
 class RecurrentCell(Recurrent):
     """One step of one layer: what LSTMCell, GRUCell and RNNCell share. Parameters have no suffix, as in torch.nn."""
 
@@ -523,6 +567,8 @@ def of(spec: Spec, device: Any = None, dtype: Any = None) -> Recurrent:
     GRU(3, 4, 5; bidirectional)
     """
     kind = MODULES.get(spec.cell, Recurrent)
+    if spec.definition.own and spec.definition is not getattr(kind, "definition", None):
+        kind = Recurrent  # another declaration of that name followed
     module = kind.__new__(kind)
     Recurrent.__init__(module, spec, device, dtype)
     return module

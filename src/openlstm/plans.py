@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import _core, program
+from . import _core, compiled, program
 from .derivative import Graph
 from .sections import KINDS, OPERATIONS, Array, Block, Pointwise, Product, Program, Section
 from .spec import Spec, Walk
@@ -102,6 +102,15 @@ def backward(
     return _layers(spec, found)
 
 
+def forget() -> None:
+    """Makes all plans anew when they are next asked for."""
+    forward.cache_clear()
+    backward.cache_clear()
+
+
+compiled.changed.append(forget)
+
+
 class Plan:
     """A program for one layer in one direction, and the order in which it takes its inputs.
 
@@ -159,7 +168,7 @@ class Plan:
             temporaries=max(0, -min(lowest, default=0)),
             backward=kind.backward,
         )
-        self.core = _core.Plan(**self.data)
+        self.core = _core.Plan(**self.data, bodies=compiled.bodies(self.data["sections"]))
 
     @staticmethod
     def _stack(made: Program, sizes: dict[str, int], names: Sequence[str]) -> dict[str, tuple[int, int]]:

@@ -6,6 +6,7 @@ A section is a product with a matrix, a norm over a row, or a run of operations 
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,10 @@ OPERATIONS = (
     "inside",  # 1 where s <= a <= t, else 0
     "constant",  # s
     "accumulate",  # the target + a
+    "exp",
+    "log",
+    "maximum",  # the larger of a and b
+    "minimum",
 )
 # How an array is found at a step, in the core's order.
 KINDS = (
@@ -457,6 +462,9 @@ class Lowering:
             return "affine", [a], (scale, shift)
         if op == "neg":
             return "affine", [args[0]], (-1.0, 0.0)
+        if op in ("maximum", "minimum") and numbers:
+            low, high = (numbers[0], math.inf) if op == "maximum" else (-math.inf, numbers[0])
+            return "clip", [arg for arg in args if arg.op != "number"], (low, high)
         code = {"+": "add", "-": "sub", "*": "mul", "/": "div"}.get(op, op)
         s, t = (*numbers, 0.0, 0.0)[:2]
         return code, [arg for arg in args if arg.op != "number"], (s, t)

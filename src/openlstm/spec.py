@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from numbers import Real
 from typing import Any
 
-from .cells import ACTIVATIONS, CELLS, Cell, Option
+from .cells import ACTIVATIONS, BUILT_IN, CELLS, OLDER, Cell, Option
 from .words import counted
 
 # Parameters that torch.nn has too. The others follow them in every list, so that torch's keep their order.
@@ -87,12 +88,22 @@ class Spec:
     zoneout_h: float = _told(0.0, "Share of the hidden state that stays as it was, in training.")
     zoneout_c: float = _told(0.0, "Share of the memory that stays as it was, in training.")
     options: tuple[tuple[str, Any], ...] = ()
+    definition: Cell = None  # type: ignore[assignment] # the cell's equations and declaration
     _text: str = field(init=False, default="", compare=False)
 
     @classmethod
-    def of(cls, cell: str, input_size: int, hidden_size: Any, num_layers: int = 1, **options: Any) -> Spec:
+    def of(
+        cls,
+        cell: str,
+        input_size: int,
+        hidden_size: Any,
+        num_layers: int = 1,
+        definition: Cell | None = None,
+        **options: Any,
+    ) -> Spec:
         """From the arguments of a module. `hidden_size` is one number, or a list with one for each layer."""
-        _check_names(cell, options)
+        definition = definition or declared(cell)
+        _check_names(cell, definition, options)
         if isinstance(hidden_size, (list, tuple)):
             if num_layers not in (1, len(hidden_size)):
                 raise ValueError(
@@ -103,11 +114,12 @@ class Spec:
         else:
             _check_size("num_layers", num_layers)
             sizes = (hidden_size,) * num_layers
-        own = CELLS[cell].options
-        chosen = {name: options.pop(name) for name in own if name in options}
-        return cls(cell, input_size, sizes, **options, options=tuple(chosen.items()))
+        chosen = {name: options.pop(name) for name in definition.options if name in options}
+        return cls(cell, input_size, sizes, **options, options=tuple(chosen.items()), definition=definition)
 
     def __post_init__(self) -> None:
+        if self.definition is None:
+            object.__setattr__(self, "definition", declared(self.cell))
         own = self.definition.options
         given = dict(self.options)
         chosen = {name: _checked(name, given[name], own[name]) for name in own if name in given}
@@ -128,7 +140,7 @@ class Spec:
         self._check_projection()
         self._check_together()
         object.__setattr__(self, "_text", self._print())
-        for name in ("gates", "walks", "parameters", "weights", "state_names"):
+        for name in ("gates", "recurrent", "own", "walks", "parameters", "weights", "state_names", "begins"):
             getattr(self, name)  # made now: torch.compile cannot follow how a cached property is
 
     def _check_projection(self) -> None:
@@ -156,6 +168,14 @@ class Spec:
             )
         if self.recurrent_dropout_on == "candidate" and not definition.candidate:
             raise ValueError(f"recurrent_dropout_on='candidate': {self.cell} has no candidate. Expected 'hidden'")
+        for name in ("recurrent_dropout", "weight_dropout"):
+            if getattr(self, name) and not self.recurrent and self.recurrent_dropout_on == "hidden":
+                raise ValueError(f"{name}={getattr(self, name)}: {self.cell} has no recurrent weights. Expected 0")
+        if definition.own and self.layer_norm and definition.inside(self):
+            raise ValueError(
+                f"layer_norm is not defined for {self.cell}: it applies the recurrent weights of "
+                f"{', '.join(definition.inside(self))} itself. Expected False"
+            )
         if self.zoneout_c and "c" not in definition.states:
             raise ValueError(f"zoneout_c={self.zoneout_c}: {self.cell} has no memory c. Use zoneout_h")
         for layer in range(1, self.num_layers) if self.residual else ():
@@ -170,17 +190,13 @@ class Spec:
 
     def __getattr__(self, name: str) -> Any:
         # Called only for what is no field: an option of the cell.
-        if not name.startswith("_") and (own := CELLS[self.cell].options).keys() & {name}:
-            return dict(self.options).get(name, own[name].default)
+        definition = None if name.startswith("_") else self.__dict__.get("definition")
+        if definition is not None and name in definition.options:
+            return dict(self.options).get(name, definition.options[name].default)
         raise AttributeError(f"{type(self).__name__} of {self.__dict__.get('cell')} has no option '{name}'")
 
     def __hash__(self) -> int:
         return hash(self._text)  # it is made once, and so is its hash
-
-    @property
-    def definition(self) -> Cell:
-        """The cell's equations and declaration."""
-        return CELLS[self.cell]
 
     @property
     def num_layers(self) -> int:
@@ -194,8 +210,19 @@ class Spec:
 
     @cached_property
     def gates(self) -> tuple[str, ...]:
-        """The gates with rows in W, R and b, in their order there."""
+        """The gates with rows in W and b, in their order there."""
         return self.definition.gates(self)
+
+    @cached_property
+    def recurrent(self) -> tuple[str, ...]:
+        """Those of the gates that have rows in R too."""
+        alone = self.definition.alone(self)
+        return tuple(gate for gate in self.gates if gate not in alone)
+
+    @cached_property
+    def own(self) -> dict[str, tuple[str, ...]]:
+        """The cell's own parameters: the names of the vectors or matrices that are stacked in each."""
+        return {**self.definition.vectors(self), **self.definition.matrices(self)}
 
     def output_size(self, layer: int = -1) -> int:
         """Numbers that a layer gives at each step: all directions, [r; p] of each where it projects."""
@@ -216,10 +243,15 @@ class Spec:
 
     def shapes(self, walk: Walk) -> dict[str, tuple[int, ...]]:
         """The parameters of one layer in one direction: names without the suffix, and shapes."""
-        size, rows, recurrent = walk.hidden_size, len(self.gates) * walk.hidden_size, self.proj_size or walk.hidden_size
-        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, walk.input_size), "weight_hh": (rows, recurrent)}
+        size, rows, back = (
+            walk.hidden_size,
+            *(len(gates) * walk.hidden_size for gates in (self.gates, self.recurrent)),
+        )
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, walk.input_size)}
+        if back:
+            shapes["weight_hh"] = (back, self.proj_size or size)
         if self.bias:
-            shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+            shapes |= {"bias_ih": (rows,)} | ({"bias_hh": (back,)} if back else {})
         if self.proj_size:
             shapes["weight_hr"] = (self.proj_size, size)
         if self.nonrecurrent_proj_size:
@@ -231,20 +263,24 @@ class Spec:
         if self.definition.dense(self):
             shapes["weight_ch"] = (rows, size)
         if self.layer_norm:
-            shapes |= {"norm_ih": (rows,), "norm_hh": (rows,)}
+            shapes |= {"norm_ih": (rows,)} | ({"norm_hh": (back,)} if back else {})
         for name, vectors in self.definition.vectors(self).items():
             shapes[name] = (len(vectors) * size,)
+        for name, matrices in self.definition.matrices(self).items():
+            shapes[name] = (len(matrices) * size, size)
         if self.learned_state:
             shapes |= {f"initial_{name}": (width,) for name, width in self.state_sizes(walk).items()}
         return shapes
 
     def blocks(self, name: str) -> tuple[str, ...]:
-        """What is stacked along the first dimension of a parameter (without suffix): gates, own vectors or nothing."""
-        if name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "norm_ih", "norm_hh"):
+        """What is stacked along the first dimension of a parameter (without suffix): gates, own blocks or nothing."""
+        if name in ("weight_ih", "bias_ih", "norm_ih"):
             return self.gates
+        if name in ("weight_hh", "bias_hh", "norm_hh"):
+            return self.recurrent
         if name == "weight_ch" and self.definition.dense(self):
             return self.gates
-        return self.definition.vectors(self).get(name, ())
+        return self.own.get(name, ())
 
     @cached_property
     def parameters(self) -> dict[str, tuple[int, ...]]:
@@ -260,6 +296,12 @@ class Spec:
     def state_names(self) -> tuple[str, ...]:
         """The states of all layers and directions: h_l0, c_l0, h_l0_reverse, ..."""
         return tuple(name + walk.suffix for walk in self.walks for name in self.definition.states)
+
+    @cached_property
+    def begins(self) -> dict[str, float]:
+        """What the states of all layers and directions are before the first step, where they are not learned."""
+        initial = self.definition.initial
+        return {name + walk.suffix: initial.get(name, 0.0) for walk in self.walks for name in self.definition.states}
 
     def masks(self, time: int, batch: int) -> dict[str, Mask]:
         """The random masks of one training step over (T, B) inputs. None are needed in evaluation.
@@ -302,20 +344,35 @@ class Spec:
     @classmethod
     def parse(cls, text: str) -> Spec:
         """Reads what str() gives. Errors: ValueError, with the place."""
-        form = re.fullmatch(r"\s*(\w+)\s*\(([\d\s,]+)(?:;([^()]*))?\)\s*", text)
+        form = re.fullmatch(r"\s*(\w+(?:@\w+)?)\s*\(([\d\s,]+)(?:;([^()]*))?\)\s*", text)
         if form is None:
             raise ValueError(
                 f"Cannot read the spec {text[:200]!r}: expected a form such as 'lstm(40, 512, 512; bidirectional, "
                 "proj_size=256)', with the input size, then each layer's size"
             )
-        cell, numbers, rest = form.groups()
+        key, numbers, rest = form.groups()
+        cell, _, digest = key.partition("@")
         try:
             sizes = [int(number) for number in numbers.split(",")]
         except ValueError:
             raise ValueError(f"Cannot read the sizes '{numbers}' of the spec {text!r}: expected numbers") from None
         if len(sizes) < 2:
             raise ValueError(f"The spec {text!r} has one size: expected the input size, then each layer's size")
-        return cls.of(cell, sizes[0], sizes[1:], **cls.parse_options(cell, rest or ""))
+        reasons = []
+        for definition in declarations(cell):  # where it has a digest, an older one may be meant
+            try:
+                spec = cls.of(cell, sizes[0], sizes[1:], definition=definition, **_read_options(cell, definition, rest))
+            except (ValueError, TypeError) as error:
+                reasons.append(error)
+                continue
+            if digest in ("", spec.digest):
+                return spec
+        if reasons:
+            raise reasons[0]
+        raise ValueError(
+            f"The cell '{cell}' has other equations (or gates, states or initial values) than the one that was meant, "
+            f"whose digest is {digest[:64]}: declare it as it was, or under another name"
+        )
 
     @staticmethod
     def parse_options(cell: str, text: str) -> dict[str, Any]:
@@ -324,14 +381,23 @@ class Spec:
         >>> Spec.parse_options("lstm", "peephole=diagonal, zoneout_h=0.1")
         {'peephole': 'diagonal', 'zoneout_h': 0.1}
         """
-        options: dict[str, Any] = {}
-        for part in text.split(",") if text.strip() else ():
-            name, equals, value = (piece.strip() for piece in part.partition("="))
-            if name in options:
-                raise ValueError(f"The options '{text.strip()}' have '{name}' twice")
-            _check_names(cell, [name])
-            options[name] = _read(name, value if equals else None, CELLS[cell].options.get(name))
-        return options
+        return _read_options(cell, declared(cell), text)
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells a declared cell's equations, with these options, from others of that name; "" for a built-in."""
+        return self.definition.digest(self) if self.definition.digest else ""
+
+    @cached_property
+    def key(self) -> str:
+        """The text with which files name the cell and its equations: `parse` takes it where they are the same."""
+        return self._text.replace("(", f"@{self.digest}(", 1) if self.digest else self._text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Spec.parse, (self.key,)
+
+    def __deepcopy__(self, memo: Any) -> Spec:
+        return self
 
 
 _TOLD = {f.name: f for f in dataclasses.fields(Spec) if "help" in f.metadata}
@@ -352,23 +418,49 @@ class Known:
 
 
 def known_options() -> dict[str, Known]:
-    """Every option of every cell, by name.
+    """Every option of every built-in cell, by name.
 
     >>> known_options()["reset"].cells
     ('gru',)
     """
     known = {name: Known(f.default, f.metadata["help"]) for name, f in _TOLD.items()}
-    for cell, definition in CELLS.items():
-        for name, option in definition.options.items():
+    for cell in BUILT_IN:
+        for name, option in CELLS[cell].options.items():
             first = known.get(name, Known(option.default, option.help, option.choices))
             known[name] = dataclasses.replace(first, cells=(*first.cells, cell))
     return known
 
 
-def _check_names(cell: str, names: Iterable[str]) -> None:
+def declarations(cell: str) -> list[Cell]:
+    """A cell's declarations, the last one first. Errors: ValueError."""
     if cell not in CELLS:
-        raise ValueError(f"Unknown cell '{cell}': expected one of {', '.join(CELLS)}")
-    own = CELLS[cell].options
+        import_module(".zoo", __package__)  # its cells are there once it is imported
+    if cell not in CELLS:
+        raise ValueError(
+            f"Unknown cell '{cell}': expected one of {', '.join(CELLS)}, or one that @openlstm.cell declared: import "
+            "the module that does so first"
+        )
+    return [CELLS[cell], *OLDER.get(cell, ())]
+
+
+def declared(cell: str) -> Cell:
+    """A cell's declaration. Errors: ValueError."""
+    return declarations(cell)[0]
+
+
+def _read_options(cell: str, definition: Cell, text: str | None) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for part in text.split(",") if text and text.strip() else ():
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if name in options:
+            raise ValueError(f"The options '{text.strip() if text else ''}' have '{name}' twice")
+        _check_names(cell, definition, [name])
+        options[name] = _read(name, value if equals else None, definition.options.get(name))
+    return options
+
+
+def _check_names(cell: str, definition: Cell, names: Iterable[str]) -> None:
+    own = definition.options
     for name in names:
         if name not in own and name not in _FIELDS:
             known = ", ".join([*_FIELDS, *own])

@@ -19,17 +19,18 @@ class Step:
     def __init__(self, spec: Spec, walk: Walk, p: Arrays, m: Any, weight_mask: Array | None = None) -> None:
         self.spec, self.cell, self.m, self.p, self.size = spec, spec.definition, m, p, walk.hidden_size
         inside, self.apart = self.cell.inside(spec), self.cell.apart(spec)
-        weight = p["weight_hh"] if weight_mask is None else p["weight_hh"] * weight_mask
+        weight: Any = p.get("weight_hh")
+        weight = weight if weight_mask is None else weight * weight_mask
         self.w: dict[str, Array] = {}  # the cell's own arrays
-        for name, vectors in self.cell.vectors(spec).items():
-            self.w |= {vector: p[name][self._block(k)] for k, vector in enumerate(vectors)}
-        for k, gate in enumerate(spec.gates):
+        for name, blocks in spec.own.items():
+            self.w |= {block: p[name][self._block(k)] for k, block in enumerate(blocks)}
+        for k, gate in enumerate(spec.recurrent):
             if gate in inside:
                 self.w["R_" + gate] = weight[self._block(k)]
                 if spec.bias:
                     self.w["b_" + gate] = p["bias_hh"][self._block(k)]
         # Gates that apply their recurrent weights themselves are the last ones, so the rest is one block.
-        self.outside = tuple(gate for gate in spec.gates if gate not in inside)
+        self.outside = tuple(gate for gate in spec.recurrent if gate not in inside)
         rows = slice(0, len(self.outside) * self.size)
         self.weight, self.bias, self.gain = (
             (array if array is None or not inside else array[rows])
@@ -51,16 +52,19 @@ class Step:
         """
         m, p, spec = self.m, self.p, self.spec
         seen = s["h"] * masks["recurrent"] if "recurrent" in masks else s["h"]
-        z_h = cells.from_state(seen, self.weight, self.bias, self.gain, m)
+        z_h: Any = cells.from_state(seen, self.weight, self.bias, self.gain, m) if self.outside else None
         if "weight_ch" in p and self.cell.dense(spec):
             z_x = z_x + cells.from_memory(s["c"], p["weight_ch"], m)
         z: dict[str, Array] = {}
         for k, gate in enumerate(spec.gates):
             z[gate] = z_x[..., self._block(k)]
+            if gate not in self.outside:
+                continue
+            recurrent = z_h[..., self._block(self.outside.index(gate))]
             if gate in self.apart:
-                z[gate + "h"] = z_h[..., self._block(k)]
-            elif gate in self.outside:
-                z[gate] = z[gate] + z_h[..., self._block(k)]
+                z[gate + "h"] = recurrent
+            else:
+                z[gate] = z[gate] + recurrent
         w = self.w | {"keep": masks["candidate"]} if "candidate" in masks else self.w
         values = self.cell.equations(z, {**s, "h_seen": seen}, w, m, spec)
         new = {name: values[name] for name in self.cell.states}

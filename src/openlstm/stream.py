@@ -273,7 +273,7 @@ class Stream:
         rows: Any = slice(None) if which is None else self._chosen(which)
         for name, state in self._states.items():
             learned = self._model.arrays.get(f"{self._model.prefix}initial_{name}")
-            first = np.nan if name == "last" else 0.0
+            first = self.spec.begins.get(name, np.nan)  # `last` is no state of the layers
             state[rows] = first if learned is None else learned
 
     @property
@@ -570,7 +570,8 @@ def _exported(model: _Model, scaling: Scaling | None) -> bytes:
         for name in model.spec.definition.states if layer.sizes else ():
             initial = model.arrays.get(f"{model.prefix}initial_{name}{model.spec.walks[k].suffix}")
             size = layer.sizes[model.spec.definition.states.index(name)]
-            floats.append(np.zeros(size, np.float32) if initial is None else initial)
+            begins = np.float32(model.spec.begins[name + model.spec.walks[k].suffix])
+            floats.append(np.full(size, begins) if initial is None else initial)
         ints.append(len(layer.arrays))
         for parameter in layer.arrays:
             array(parameter)

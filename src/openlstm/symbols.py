@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from numbers import Real
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
@@ -35,6 +37,7 @@ class Sym:
     True
     """
 
+    __array_ufunc__ = None  # numpy leaves operators to this class
     __slots__ = ("__weakref__", "args", "op")
     _known: ClassVar[WeakValueDictionary[tuple[Any, ...], Sym]] = WeakValueDictionary()
     op: str
@@ -86,6 +89,12 @@ class Sym:
     def __rtruediv__(self, other: Any) -> Any:
         return _lift("/", other, self)
 
+    def __bool__(self) -> bool:
+        raise TypeError(
+            "a value of the cell is neither true nor false, for it differs from unit to unit: m.maximum, m.minimum and "
+            "m.step choose"
+        )
+
     def __neg__(self) -> Any:
         return _lift("neg", self)
 
@@ -119,8 +128,31 @@ def _lift(op: str, *args: Any) -> Any:
     return Stack(_node(op, *row) for row in rows)
 
 
+_watching: list[Callable[[Sym], None]] = []
+
+
+@contextmanager
+def watched(by: Callable[[Sym], None]) -> Iterator[None]:
+    """Inside, each operation that makes an expression is told."""
+    _watching.append(by)
+    try:
+        yield
+    finally:
+        _watching.pop()
+
+
 def _node(op: str, *given: Any) -> Sym:
-    args = tuple(Sym("number", float(arg)) if isinstance(arg, (int, float)) else arg for arg in given)
+    made = _made(op, *given)
+    for by in _watching:
+        by(made)
+    return made
+
+
+def _made(op: str, *given: Any) -> Sym:
+    args = tuple(Sym("number", float(arg)) if isinstance(arg, Real) else arg for arg in given)
+    for arg in args:
+        if not isinstance(arg, Sym) and arg is not None:
+            raise TypeError(f"'{op}' is given {type(arg).__name__}: it takes values of the cell, and numbers")
     if op in BINARY:
         left, right = args
         if right == (neutral := Sym("number", float(_NEUTRAL[op]))):
@@ -129,6 +161,8 @@ def _node(op: str, *given: Any) -> Sym:
             return right
         if left.op == right.op == "number":
             return Sym("number", BINARY[op](left.args[0], right.args[0]))
+    if args and all(arg is not None and arg.op == "number" for arg in args) and op != "neg":
+        return Sym("number", float(getattr(cells.Numpy, op)(*(arg.args[0] for arg in args))))
     if op == "neg" and args[0].op in ("neg", "number"):
         inner = args[0].args[0]
         return inner if isinstance(inner, Sym) else Sym("number", -inner)
@@ -146,7 +180,12 @@ class Symbols:
         return Sym("layer_norm", 0, x)
 
 
-for _name in ("sigmoid", "tanh", "relu", "negative", "expm1", "abs", "softplus", "step", "clip", "linear", "join"):
+# What an arithmetic has that works element by element.
+FUNCTIONS = (
+    *("sigmoid", "tanh", "relu", "negative", "exp", "expm1", "log", "abs", "softplus", "step", "clip"),
+    *("maximum", "minimum"),
+)
+for _name in (*FUNCTIONS, "linear", "join"):
     setattr(Symbols, _name, staticmethod(functools.partial(_lift, _name)))
 
 

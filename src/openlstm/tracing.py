@@ -241,7 +241,7 @@ class Trace(Mapping[str, Floats]):
         own = {"x": self.x, "output": self.output, "steps": self.steps, "sequences": self.sequences}
         own |= {} if self.units is None else {"units": self.units}
         tensors = {name: np.ascontiguousarray(array) for name, array in {**own, **tensors}.items()}
-        file.write(path, tensors, {"spec": str(self.spec), "kind": "trace", "length": str(self.length)})
+        file.write(path, tensors, {"spec": self.spec.key, "kind": "trace", "length": str(self.length)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:

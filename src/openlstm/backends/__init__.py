@@ -100,7 +100,7 @@ def layers(
         return onnx.forward(spec, x, parameters, states, lengths, reset, masks)
     if compiling and not torch._C._are_functorch_transforms_active():
         y, *final = _layers(
-            str(spec), x, list(parameters.values()), list(states.values()), lengths, reset, list(masks.values())
+            spec.key, x, list(parameters.values()), list(states.values()), lengths, reset, list(masks.values())
         )
         return y, dict(zip(states, final, strict=True))
     # The operator has no forward-mode derivative and no vmap: inside one that is compiled, the reference's steps are.

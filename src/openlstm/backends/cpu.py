@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .. import _core, plans
+from .. import _core, compiled, plans
 from ..arguments import Keep
 from ..spec import Spec
 from . import reference
@@ -158,6 +158,8 @@ def quick(spec: Spec, x: Tensor, hx: Any, weights: Sequence[Tensor], training: b
         return None
     if hx is None:
         states = [x.new_zeros(form.depth, batch, width) for width in form.widths]
+        for state, value in zip(states, form.begins, strict=True) if form.begins else ():
+            state.fill_(value)
     else:
         states = [hx] if form.single else hx
         if type(states) not in (tuple, list) or len(states) != len(form.widths):
@@ -179,6 +181,7 @@ class _Form:
 
     depth: int
     widths: tuple[int, ...]
+    begins: tuple[float, ...]  # what they are before the first step; empty: 0
     single: bool
     random: bool  # in training
 
@@ -188,14 +191,16 @@ def _form(spec: Spec) -> _Form | None:
     if len(set(spec.hidden_size)) > 1 or spec.learned_state:
         return None
     widths = tuple(spec.state_sizes(spec.walks[0]).values())
-    return _Form(len(spec.walks), widths, len(widths) == 1, bool(spec.masks(1, 1)))
+    initial = spec.definition.initial
+    begins = tuple(initial.get(name, 0.0) for name in spec.definition.states) if initial else ()
+    return _Form(len(spec.walks), widths, begins, len(widths) == 1, bool(spec.masks(1, 1)))
 
 
 class _Step:
     """One step without gradients, made ready: what is the same at every step is found once."""
 
     def __init__(self, spec: Spec, weights: Sequence[Tensor], addresses: list[int]) -> None:
-        self.spec, self.addresses, self.isa = spec, addresses, _core.isa()
+        self.spec, self.addresses, self.isa, self.compiler = spec, addresses, _core.isa(), compiled.command
         key = id(weights[0])
         self.owner = weakref.ref(weights[0], lambda _: _steps.pop(key, None))
         self.layers: list[list[tuple[_core.Plan, list[_core.Packed], list[int]]]] = []
@@ -220,6 +225,7 @@ class _Step:
             or step.addresses != addresses
             or step.spec is not spec
             or step.isa != _core.isa()
+            or step.compiler is not compiled.command
         ):
             step = _steps[id(weights[0])] = cls(spec, weights, addresses)
         return step

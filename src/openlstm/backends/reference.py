@@ -26,11 +26,21 @@ class Torch:
 
     sigmoid = staticmethod(torch.sigmoid)
     tanh = staticmethod(torch.tanh)
+    exp = staticmethod(torch.exp)
     expm1 = staticmethod(torch.expm1)
+    log = staticmethod(torch.log)
     abs = staticmethod(torch.abs)
     relu = staticmethod(torch.relu)
     clip = staticmethod(torch.clamp)
     linear = staticmethod(F.linear)
+
+    @staticmethod
+    def maximum(a: Tensor | float, b: Tensor | float) -> Tensor:
+        return torch.maximum(*_both(a, b))
+
+    @staticmethod
+    def minimum(a: Tensor | float, b: Tensor | float) -> Tensor:
+        return torch.minimum(*_both(a, b))
 
     @staticmethod
     def negative(x: Tensor) -> Tensor:
@@ -51,6 +61,12 @@ class Torch:
     @staticmethod
     def join(r: Tensor, p: Tensor) -> Tensor:
         return torch.cat((r, p), -1)
+
+
+def _both(a: Tensor | float, b: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Numbers as tensors of the other's type."""
+    like = next(each for each in (a, b) if isinstance(each, Tensor))
+    return tuple(torch.as_tensor(each, dtype=like.dtype, device=like.device) for each in (a, b))  # type: ignore
 
 
 def why_not(spec: Spec, x: Tensor) -> str | None:

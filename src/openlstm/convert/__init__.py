@@ -88,7 +88,7 @@ def write(layers: Layers | Mapping[str, Layers], path: str | os.PathLike[str], f
     name = _format(path, format)
     if name == "openlstm":
         one = layers if isinstance(layers, Layers) else _only(layers, path)
-        file.write(path, one.arrays, {"spec": str(one.spec)})
+        file.write(path, one.arrays, {"spec": one.spec.key})
         return
     _module(name).write(layers, path)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from ..cells import CELLS
+from ..cells import BUILT_IN
 from ..spec import Spec
 from .config import CONFIGS, RECURRENT, Config, help_of, hints, kind_of, load_yaml, read_yaml, to_yaml
 
@@ -147,14 +147,14 @@ def _parameters(config: type[Config]) -> Iterator[inspect.Parameter]:
         else:
             flags = f"{_flag(each.name)}/--no-{_flag(each.name)[2:]}" if kind is bool else _flag(each.name)
             yield parameter(each.name, kind | None if optional else kind, typer.Option(flags, **more), default)
-    trained = {cell: config(cell=cell).spec(1) for cell in CELLS}  # by default
+    trained = {cell: config(cell=cell).spec(1) for cell in BUILT_IN}  # by default
     for name, known in RECURRENT.items():
         if name == "bidirectional" and not config.may_read_ahead:
             continue
         choices = f" One of {', '.join(filter(None, known.choices))}." if known.choices else ""
         only = f" For {' and '.join(known.cells)}." if known.cells else ""
         more = {"help": known.help + choices + only}
-        defaults = {cell: getattr(trained[cell], name) for cell in known.cells or CELLS}
+        defaults = {cell: getattr(trained[cell], name) for cell in known.cells or BUILT_IN}
         if isinstance(known.default, bool):
             flags = f"{_flag(name)}/--no-{_flag(name)[2:]}"
             default = next(iter(defaults.values()))

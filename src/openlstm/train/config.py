@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from ..cells import CELLS
+from ..cells import BUILT_IN
 from ..spec import Spec, known_options
 
 DATA, MODEL, TRAINING = "Data", "Model", "Training"  # under which heading an option is listed
@@ -64,7 +64,7 @@ class Config:
 
     test: float = option(0.2, TEST.format("rows"), DATA, above=0)
     validation: float = option(0.2, VALIDATION.format("rows"), DATA, above=0)
-    cell: str = option("lstm", "Kind of the recurrent layers.", MODEL, choices=tuple(CELLS))
+    cell: str = option("lstm", "Kind of the recurrent layers.", MODEL, choices=BUILT_IN)
     hidden: int = option(32, "Units in each layer.", MODEL, least=1)
     layers: int = option(1, "Recurrent layers.", MODEL, least=1)
     recurrent: Mapping[str, Any] = option(
@@ -118,8 +118,8 @@ class Config:
         """The recurrent layers, for that many inputs. Errors: ValueError for an option that the cell does not have."""
         own = {"dropout": self.dropout if self.layers > 1 else 0.0, "bidirectional": self.reads_ahead}
         own |= dict(self.recurrent) | given
-        spec = Spec.of(self.cell, inputs, self.hidden, self.layers, **own)
-        return Spec.of(self.cell, inputs, self.hidden, self.layers, **(spec.definition.advised(spec) | own))
+        spec = Spec.of(self.cell, inputs, self.hidden, self.layers, None, **own)
+        return Spec.of(self.cell, inputs, self.hidden, self.layers, None, **(spec.definition.advised(spec) | own))
 
 
 def held_out(name: str, given: float, total: int, what: str) -> int:

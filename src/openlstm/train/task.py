@@ -196,7 +196,7 @@ class Trained(nn.Module, ABC):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one safetensors file, whole or not at all."""
         about = {"task": self.kind, "version": VERSION} | dataclasses.asdict(self.about)
-        metadata = {"spec": str(self.spec), "task": json.dumps(about)}
+        metadata = {"spec": self.spec.key, "task": json.dumps(about)}
         if self.stages and not self.spec.bidirectional:
             metadata["stages"] = json.dumps(self.stages)
         file.write(path, self.state_dict(), metadata)
