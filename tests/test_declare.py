@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import openlstm
-from openlstm import arguments, cells, emit, nn, zoo
+from openlstm import cells, emit, nn, zoo
 from openlstm.backends import reference
 from openlstm.cells import CELLS, OLDER, Numpy, Option
 from openlstm.spec import Spec
@@ -571,7 +571,6 @@ def test_arithmetics_have_the_same_functions():
 
     for name in USABLE:
         assert hasattr(cells.Numpy, name) and hasattr(reference.Torch, name)
-    assert arguments.Keep().names is None
     a, b = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 2.0])
     assert reference.Torch.maximum(a, 2.5).tolist() == [2.5, 2.5, 3.0]
     assert reference.Torch.minimum(1.5, a).tolist() == [1.0, 1.5, 1.5]

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from .cells import Option
+from .cells import CELLS, Option
 from .declare import cell
 
 # The eight variants of Greff, Srivastava, Koutnik, Steunebrink and Schmidhuber 2017, "LSTM: A Search Space Odyssey",
 # section 3. Each is the LSTM with peepholes with one thing changed.
-_TITLES = {
-    "i": "input gate",
-    "f": "forget gate",
-    "g": "candidate",
-    "c": "memory cell",
-    "o": "output gate",
-    "h": "hidden state",
-}
+_TITLES = CELLS["lstm"].titles
 
 
 def _vanilla(z: Any, s: Any, w: Any, m: Any, without: str = "") -> dict[str, Any]:
@@ -39,7 +32,6 @@ def _peepholes(*gates: str) -> dict[str, Any]:
         "states": ("h", "c"),
         "vectors": {"weight_ch": [f"p_{gate}" for gate in gates]},
         "titles": {name: title for name, title in _TITLES.items() if name in (*order, "c", "h")},
-        "candidate": "",
     }
 
 
