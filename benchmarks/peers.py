@@ -17,6 +17,7 @@ import numpy as np
 
 from .problems import VOCABULARY, Problem
 
+VARIANTS = ("variants", "cells")  # tasks of which most problems have a form that torch.nn has not
 Arrays = dict[str, np.ndarray]
 Ready = tuple[Callable[[], Any], Callable[[Any], Arrays]]
 
@@ -30,9 +31,19 @@ def openlstm(problem: Problem, threads: int) -> Ready | None:
     torch.set_num_threads(threads)
     if backends.choose(problem.spec, torch.zeros(1)) is backends.reference:
         raise RuntimeError("openlstm's CPU engine does not run this, and its reference is no peer")
-    if problem.task == "variants":
+    if problem.task in VARIANTS:
         return _torch_function(problem, lambda *given: backends.layers(problem.spec, *given))
     return _torch_module(problem, nn.of(problem.spec))
+
+
+def openlstm_compiled(problem: Problem, threads: int) -> Ready | None:
+    """The same with a C++ compiler: what the engine would interpret is machine code."""
+    if problem.task != "cells":
+        return None
+    from openlstm import compiled
+
+    compiled.use_compiler()
+    return openlstm(problem, threads)
 
 
 def reference(problem: Problem, threads: int) -> Ready | None:
@@ -45,7 +56,7 @@ def reference(problem: Problem, threads: int) -> Ready | None:
     torch.set_default_dtype(torch.float64)
     if backends.choose(problem.spec, torch.zeros(1)) is not backends.reference:
         raise RuntimeError("another backend than the reference would make the numbers that all are compared with")
-    if problem.task == "variants":
+    if problem.task in VARIANTS:
         return _torch_function(problem, lambda *given: backends.layers(problem.spec, *given))
     return _torch_module(problem, nn.of(problem.spec))
 
@@ -56,6 +67,8 @@ def torch_nn(problem: Problem, threads: int) -> Ready | None:
 
     torch.set_num_threads(threads)
     spec = problem.spec
+    if problem.task == "cells":
+        return None
     if problem.task == "variants" and problem.form != "lstm" and not problem.form.startswith("lstm; proj_size"):
         return None
     kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[spec.cell]
@@ -161,6 +174,8 @@ def _torch_function(problem: Problem, forward: Callable[..., Any]) -> Ready:
     masks = {name: torch.from_numpy(value).to(floating) for name, value in problem.masks.items()}
     sizes = {n + w.suffix: size for w in problem.spec.walks for n, size in problem.spec.state_sizes(w).items()}
     states = {name: torch.zeros(problem.shape.batch, size) for name, size in sizes.items()}
+    for name, value in problem.spec.begins.items():
+        states[name].fill_(value)
     wanted = [x, *parameters.values()]
     for value in wanted:
         value.requires_grad_(problem.gradient)
@@ -193,13 +208,25 @@ def torch_compile(problem: Problem, threads: int) -> Ready | None:
     from openlstm.backends import reference
 
     torch.set_num_threads(threads)
-    if problem.task != "variants" or not problem.gradient:
+    if problem.task not in VARIANTS or not problem.gradient:
         return None
     torch._dynamo.reset()  # one variant must not make the next one's sizes dynamic
     spec = problem.spec
     return _torch_function(
         problem, torch.compile(lambda *given: reference.forward(spec, *given), fullgraph=True, dynamic=False)
     )
+
+
+def python_loop(problem: Problem, threads: int) -> Ready | None:
+    """openlstm's reference in float32: torch's operations, step by step. Only training is compared."""
+    import torch
+
+    from openlstm.backends import reference
+
+    torch.set_num_threads(threads)
+    if problem.task not in VARIANTS or not problem.gradient:
+        return None
+    return _torch_function(problem, lambda *given: reference.forward(problem.spec, *given))
 
 
 def torchrecurrent(problem: Problem, threads: int) -> Ready | None:
@@ -323,6 +350,8 @@ PEERS = {
     "openvino": Peer("OpenVINO", openvino, ("openvino", "onnx")),
     "jax": Peer("JAX scan", jax_scan, ("jax",)),
     "keras": Peer("Keras on JAX", keras, ("keras", "jax")),
+    "openlstm-compiled": Peer("openlstm, compiled", openlstm_compiled, ("openlstm", "torch")),
+    "python-loop": Peer("Python loop", python_loop, ("openlstm", "torch")),
     "torch-compile": Peer("torch.compile", torch_compile, ("openlstm", "torch")),
     "torchrecurrent": Peer("torchrecurrent", torchrecurrent, ("torchrecurrent", "torch")),
 }

@@ -17,9 +17,14 @@ TASKS = {
     "streaming": "one step of one sequence, called from Python, states carried",
     "model": "one training step of embedding, LSTM, linear, cross entropy and Adam",
     "variants": "forms of the LSTM, beside the plain one and beside torch.compile of the loop",
+    "cells": "training with cells that `openlstm.cell` makes, interpreted and compiled, beside the built-in ones",
 }
 CELLS = ("lstm", "gru", "rnn")
-GRADIENTS = ("training", "model")  # tasks whose operations count three times: forward, by the input, by the weights
+GRADIENTS = (
+    "training",
+    "model",
+    "cells",
+)  # three times as many operations: forward, by the input, by the weights
 
 
 class Shape(NamedTuple):
@@ -65,6 +70,7 @@ SHAPES = {
     "streaming": tuple(shape for shape in SEQUENCES if shape.time == 1),
     "model": (Shape(64, 32, 128, 256, 2),),
     "variants": (Shape(50, 32, 128, 128),),  # torch.compile unrolls the loop: it needs about a second a step
+    "cells": (Shape(20, 32, 64, 64), Shape(20, 32, 128, 128), Shape(20, 32, 256, 256)),
 }
 QUICK = {
     "inference": (Shape(100, 1, 64, 64), Shape(100, 8, 128, 128), Shape(50, 32, 256, 256)),
@@ -72,6 +78,7 @@ QUICK = {
     "streaming": (Shape(1, 1, 64, 64), Shape(1, 1, 256, 256)),
     "model": (Shape(16, 16, 64, 256, 2),),
     "variants": (Shape(4, 32, 128, 128),),
+    "cells": (Shape(4, 32, 64, 64),),
 }
 VARIANTS = (
     "",
@@ -84,6 +91,8 @@ VARIANTS = (
     "layer_norm",
 )
 QUICK_VARIANTS = VARIANTS[:2]  # each one costs a compilation
+OWN = ("gru", "OwnGRU", "lstm", "NP", "JANET", "MGU", "IndRNN", "SLSTM", "FGR")  # OwnGRU is the GRU, NP the LSTM
+QUICK_OWN = OWN[:2]
 VOCABULARY = 1000  # words of the small model
 CHUNKS = 8  # steps in the input of the streaming task; they come again and again
 
@@ -100,12 +109,19 @@ class Problem:
     @cached_property
     def spec(self) -> Spec:
         """The variant."""
+        if self.task == "cells":
+            import openlstm.zoo  # noqa: F401, declares them, and loads torch, which all of this task's peers need
         return Spec.parse(self.spec_text)
 
     @property
     def form(self) -> str:
         """What a table calls the variant: the cell, and its options where it has some."""
         return self.spec.cell + ("; " + self.spec_text[:-1].partition("; ")[2] if ";" in self.spec_text else "")
+
+    @property
+    def plain(self) -> str:
+        """The form that this one is set beside."""
+        return "gru" if self.form in ("gru", "OwnGRU") else "lstm"
 
     @property
     def name(self) -> str:
@@ -188,6 +204,9 @@ def problems(tasks: list[str], cells: list[str], shapes: list[Shape] | None, qui
                     options = text.format(half=shape.units // 2)
                     spec = str(Spec.parse(f"lstm({sizes}; {options})"))
                     found += [Problem(task, spec, shape, gradient) for gradient in (False, True)]
+            elif task == "cells":
+                for cell in QUICK_OWN if quick else OWN:
+                    found.append(Problem(task, f"{cell}({sizes})", shape, gradient=True))
             elif task != "streaming" or shape[:2] == (1, 1):
                 for cell in ("lstm",) if task == "model" else cells:
                     found.append(Problem(task, f"{cell}({sizes})", shape, task in GRADIENTS))

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any, NamedTuple
 
-from .peers import PEERS
+from .peers import PEERS, VARIANTS
 from .problems import TASKS, Problem
 
 
@@ -95,9 +95,11 @@ def table(found: list[Row], task: str) -> str:
     for row in found:
         by_problem.setdefault(row.problem, {})[row.peer] = row
     plain = {
-        row.problem.gradient: row.seconds for row in found if row.problem.form == "lstm" and row.peer == "openlstm"
+        (row.problem.form, row.problem.shape, row.problem.gradient): row.seconds
+        for row in found
+        if row.peer == "openlstm"
     }
-    variants = task == "variants"
+    variants = task in VARIANTS
     cells = [
         [
             "",
@@ -107,13 +109,13 @@ def table(found: list[Row], task: str) -> str:
         ]
     ]
     for problem, answers in by_problem.items():
-        label = f"{problem.form} {problem.shape}" + (" training" if variants and problem.gradient else "")
+        label = f"{problem.form} {problem.shape}" + (" training" if task == "variants" and problem.gradient else "")
         line = [label, *(_cell(answers.get(name)) for name in names)]
         ours = answers.get("openlstm")
         if task != "model":
             line.append(f"{ours.share:.0%}" if ours and ours.share else "-")
         if variants:
-            base = plain.get(problem.gradient)
+            base = plain.get((problem.plain, problem.shape, problem.gradient))
             line.append(f"{ours.seconds / base:.2f}" if ours and ours.seconds and base else "-")
         cells.append(line)
     text = [f"\n{task}: {TASKS[task]}", *(_lines(cells) if by_problem else ["nothing was timed"])]

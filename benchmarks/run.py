@@ -175,6 +175,7 @@ class Runner:
             "JAX_PLATFORMS": "cpu",
             # Later rounds find what the first has compiled, and nothing stays on the machine.
             "TORCHINDUCTOR_CACHE_DIR": os.path.join(folder, "compiled"),
+            "OPENLSTM_CACHE": os.path.join(folder, "bodies"),
         }  # fmt: skip
 
     def __call__(self, peer: str, asked: list[Problem]) -> list[dict[str, Any]]:

@@ -1,17 +1,42 @@
-"""The one list of cases for tests: spec strings, and random numbers to run them on."""
+"""What several tests share: the one list of cases, random numbers to run them on, and the C++ compiler."""
 
 from __future__ import annotations
 
 import itertools
+import os
+import shlex
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from openlstm import compiled
 from openlstm.spec import Spec
+
+_NAMES = (os.environ.get("CXX", "c++"), "c++", "g++", "clang++")
+COMPILER = next((found for name in _NAMES if os.name != "nt" and (found := shutil.which(name))), "")
+
+
+@contextmanager
+def compiling(cache: Path) -> Iterator[None]:
+    """Meanwhile the engine compiles what it would interpret, and keeps it in this folder."""
+    before = os.environ.get("OPENLSTM_CACHE")
+    os.environ["OPENLSTM_CACHE"] = str(cache)
+    try:
+        compiled.use_compiler(shlex.quote(COMPILER))
+        yield
+    finally:
+        compiled.use_compiler(None)
+        os.environ.pop("OPENLSTM_CACHE")
+        if before is not None:
+            os.environ["OPENLSTM_CACHE"] = before
+
 
 # Largest difference allowed, absolute and relative, against the same numbers computed in float64.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from cases import COMPILER, compiling
 from test_declare import agree, built
 
 import openlstm
 from openlstm import _core, compiled, plans, zoo
 
-COMPILER = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
+needs_compiler = pytest.mark.skipif(not COMPILER, reason="there is no C++ compiler")
 
 
 @pytest.fixture
-def compiler(tmp_path_factory, monkeypatch):
+def compiler(tmp_path_factory):
     """The engine compiles, into a cache of these tests."""
-    monkeypatch.setenv("OPENLSTM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    openlstm.use_compiler(COMPILER)
-    yield
-    openlstm.use_compiler(None)
+    with compiling(tmp_path_factory.getbasetemp() / "cache"):
+        yield
 
 
 def functions(module, x):
@@ -91,10 +88,8 @@ def test_compiled_streams_and_random_cells(compiler, tmp_path):
 
 @needs_compiler
 def test_what_was_compiled_is_found_again(tmp_path, monkeypatch):
-    monkeypatch.setenv("OPENLSTM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(compiled, "_loaded", {})
-    try:
-        openlstm.use_compiler(COMPILER)
+    with compiling(tmp_path / "cache"):
         module = zoo.JANET(3, 4)
         with torch.no_grad():
             before = module(torch.ones(2, 1, 3))[0]
@@ -105,8 +100,6 @@ def test_what_was_compiled_is_found_again(tmp_path, monkeypatch):
         with torch.no_grad():
             assert torch.equal(module(torch.ones(2, 1, 3))[0], before)
         assert made == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
-    finally:
-        openlstm.use_compiler(None)
 
 
 def test_a_compiler_that_is_not_there():

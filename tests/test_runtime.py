@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from cases import COMPILER
 from test_stream import forecaster
 
 import openlstm
@@ -20,9 +20,6 @@ from openlstm.stream import MAGIC
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [ROOT / "csrc" / f"{name}.cpp" for name in ("runtime", "stream", "plan", "kernels", "threads", "memory")]
-COMPILER = next(
-    (found for name in (os.environ.get("CXX", "c++"), "c++", "g++", "clang++") if (found := shutil.which(name))), ""
-)
 FORMS = (
     "lstm(3, 5; peephole=diagonal)",
     "lstm(3, 40, 20; proj_size=10, nonrecurrent_proj_size=3, layer_norm, learned_state)",
@@ -31,7 +28,7 @@ FORMS = (
     "rnn(3, 70)",
 )
 
-pytestmark = pytest.mark.skipif(not COMPILER or os.name == "nt", reason="needs a C++ compiler")
+pytestmark = pytest.mark.skipif(not COMPILER, reason="needs a C++ compiler")
 
 
 def compiled(folder: Path, sources: list[Path], *options: str) -> list[Path]:
