@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import sys
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -13,9 +15,10 @@ import torch
 from cases import COMPILER, compiling
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import openlstm
-from openlstm import cells, emit, nn, zoo
+from openlstm import cells, cli, convert, emit, nn, zoo
 from openlstm.backends import reference
 from openlstm.cells import CELLS, OLDER, Numpy, Option
 from openlstm.spec import Spec
@@ -260,6 +263,18 @@ def test_what_is_declared_holds(tmp_path):
     assert np.array_equal(stream.run(x.numpy()), one(x)[0].detach())
     stream.reset()
     assert (stream.state["c_l0"] == 0.5).all()
+
+
+def test_formulas_have_words_for_names():
+    @openlstm.cell(("f", "g"), vectors={"weight_rest": ["rest"]})
+    def worded(z, s, w, m, o):
+        forget = m.sigmoid(z["f"])
+        return {"forget": forget, "h": w["rest"] + forget * m.tanh(z["g"])}
+
+    found = emit.latex(worded(1, 1).spec)
+    assert found["forget"] == r"\mathrm{forget}_t = \sigma(z_{f,t})"
+    assert found["h"] == r"h_t = \mathrm{rest} + \mathrm{forget}_t \odot \tanh(z_{g,t})"
+    assert emit.text(worded(1, 1).spec)["h"] == "h = rest + forget ⊙ tanh(z_g)"
 
 
 def test_a_projection_needs_h_for_recurrent_weights_alone():
@@ -608,3 +623,68 @@ def test_specs_are_read_and_written():
         assert str(spec) == text and Spec.parse(spec.key) == spec and spec.key != text
     with pytest.raises(ValueError, match="Unknown cell 'nothing'"):
         Spec.parse("nothing(3, 4)")
+
+
+@pytest.mark.parametrize("kind", ZOO.values(), ids=ZOO)
+def test_other_formats(kind, tmp_path):
+    """ONNX has the equations in a Scan; what has no form for them refuses."""
+    module = kind(3, 5, num_layers=2, bidirectional=True)
+    openlstm.save(module, tmp_path / "a.safetensors")
+    _, difference = convert.convert(tmp_path / "a.safetensors", tmp_path / "b.onnx")
+    assert difference < 1e-5
+    for name, each in convert.FORMATS.items():
+        target = tmp_path / f"c{each.endings[0] if each.endings else '.npz'}"
+        if name not in ("openlstm", "onnx"):
+            with pytest.raises(convert.Refused, match=f"has no {kind.title}, a cell that @openlstm.cell declared"):
+                convert.convert(tmp_path / "a.safetensors", target, target_format=name)
+            assert not target.exists()
+
+
+def test_initial_states_go_to_onnx(tmp_path):
+    """A memory that begins at 1/2 does so there too."""
+    module = janet_of()(3, 5)
+    openlstm.save(module, tmp_path / "a.safetensors")
+    _, difference = convert.convert(tmp_path / "a.safetensors", tmp_path / "b.onnx")
+    assert difference < 1e-5
+
+
+CELLS_OF_A_FILE = """
+import openlstm
+
+@openlstm.cell(gates=("f", "g"), states=("h", "c"))
+def FromFile(z, s, w, m, o):
+    f = m.sigmoid(z["f"])
+    c = f * s["c"] + (1 - f) * m.tanh(z["g"])
+    return {"f": f, "c": c, "h": m.tanh(c)}
+"""
+
+
+def test_the_command_line_is_told_of_cells(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke
+    Path("own_cells_of_a_test.py").write_text(CELLS_OF_A_FILE)
+    found = run(cli.app, ["describe", "FromFile(3, 4)"])
+    assert found.exit_code == 2 and "Unknown cell 'FromFile'" in found.stderr and "--cells MODULE" in found.stderr
+    for name in ("own_cells_of_a_test.py", "own_cells_of_a_test"):
+        found = run(cli.app, ["--cells", name, "describe", "FromFile(3, 4)"])
+        assert found.exit_code == 0 and "72 parameters" in found.stdout
+        sys.modules.pop("own_cells_of_a_test")
+    found = run(cli.app, ["--cells", "no_such_module", "describe", "FromFile(3, 4)"])
+    assert found.exit_code == 2 and "Cannot import 'no_such_module' (No module named 'no_such_module')" in found.stderr
+    Path("broken_cells_of_a_test.py").write_text(CELLS_OF_A_FILE.replace("m.tanh(c)", "m.tanhh(c)"))
+    found = run(cli.app, ["--cells", "broken_cells_of_a_test.py", "describe", "FromFile(3, 4)"])
+    assert found.exit_code == 2 and "line 8 of broken_cells_of_a_test.py" in found.stderr
+    assert "did you mean m.tanh?" in found.stderr
+
+
+def test_a_cell_is_trained(tmp_path, monkeypatch):
+    """As any other by a task, and its file knows its equations."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("to be or not to be " * 100)
+    run = CliRunner().invoke
+    found = run(cli.app, ["train", "text", "a.txt", "--cell", "SLSTM", "--hidden", "8", "--epochs", "1", "-o", "run"])
+    assert found.exit_code == 0, found.output
+    _, metadata = openlstm.file.read("run/model.safetensors")
+    assert metadata["spec"].startswith("SLSTM@")
+    found = run(cli.app, ["sample", "run/model.safetensors", "--length", "5", "--prompt", "to"])
+    assert found.exit_code == 0, found.output

@@ -211,7 +211,7 @@ def test_a_cell_of_ones_own_is_as_good(monkeypatch):
     monkeypatch.setitem(CELLS, "leaky", own)
     spec = Spec.of("leaky", I, H)
     assert text(spec)["h"] == "h = (h(t-1) - tanh(z_a) ⊙ leak) / 2"
-    assert latex(spec)["h"] == r"h_t = \frac{h_{t-1} - \tanh(z_{a,t}) \odot leak}{2}"
+    assert latex(spec)["h"] == r"h_t = \frac{h_{t-1} - \tanh(z_{a,t}) \odot \mathrm{leak}}{2}"
 
 
 def test_equal_expressions_are_one_object():

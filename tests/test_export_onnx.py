@@ -55,6 +55,13 @@ def exported(model, path, *arguments, shapes):
         ("lstm(3, 5; proj_size=2, nonrecurrent_proj_size=3, proj_bias, layer_norm)", True, "Scan"),
         ("lstm(3, 5, 5; bidirectional, peephole=dense, zoneout_c=0.3, cell_clip=0.4)", False, "Scan"),
         ("gru(3, 5; bidirectional, layer_norm)", True, "Scan"),
+        ("gru(3, 5; zoneout_h=0.3, reset=before)", False, "Scan"),
+        ("lstm(3, 5; peephole=diagonal, cell_clip=0.4)", False, "Scan"),
+        ("JANET(3, 5; bidirectional)", False, "Scan"),  # whose h is c
+        ("SLSTM(3, 5, 5)", True, "Scan"),
+        ("FGR(3, 5)", False, "Scan"),
+        ("IndRNN(3, 5; nonlinearity=softplus)", False, "Scan"),
+        ("MGU(3, 5)", False, "Scan"),
     ],
 )
 def test_a_model_is_exported(tmp_path, form, lengths, operator):

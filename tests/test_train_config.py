@@ -113,6 +113,11 @@ def test_lists_of_numbers_and_names():
     assert (found["target"], found["arima"], found["quantile"]) == (["a", "b,c"], [9, 0, 1], [0.1, 0.9])
 
 
+def test_an_unknown_cell():
+    with pytest.raises(ValueError, match=r"^Unknown cell 'lstn': expected one of lstm, gru, rnn, .*--cells MODULE"):
+        ForecastConfig(cell="lstn")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -126,7 +131,6 @@ def test_lists_of_numbers_and_names():
         ({"learning_rate": float("nan")}, "learning_rate is nan: expected a number above 0"),
         ({"learning_rate": "fast"}, "learning_rate is 'fast': expected a number"),
         ({"output": "up"}, "output is 'up': expected one of auto, level, change"),
-        ({"cell": "lstn"}, "cell is 'lstn': expected one of lstm, gru, rnn"),
         ({"seed": 2**32}, f"seed is {2**32}: expected at least 0 and below 4.29497e+09"),
         ({"recursive": 1}, "recursive is 1: expected true or false"),
         ({"target": (1,)}, "target is 1: expected a text"),

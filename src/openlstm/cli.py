@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,8 +71,27 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    cells: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE", help="Python module or file that declares cells of your own: it is run."),
+    ] = None,
 ) -> None:
     """See inside recurrent networks, and train them."""
+    for name in cells or ():
+        _declare(name)
+
+
+def _declare(name: str) -> None:
+    """Runs a module that declares cells. Errors: ValueError where it cannot be imported; whatever it raises."""
+    folder = Path(name).parent if name.endswith(".py") else Path()
+    sys.path.insert(0, str(folder.resolve()))
+    module = Path(name).stem if name.endswith(".py") else name
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise ValueError(f"Cannot import '{name}' ({error}): give a Python module, or the path of a .py file") from None
+    finally:
+        sys.path.pop(0)
 
 
 @app.command()

@@ -155,7 +155,8 @@ def _text_name(name: str, gate: str, varies: bool) -> str:
 def _latex_name(name: str, gate: str, varies: bool) -> str:
     base, _, rest = name.partition("_")
     time = "" if not varies else "t-1" if rest == "prev" else "t"
-    body = base if varies else _GREEK.get(base, ("", base))[1]
+    word = base if len(base) == 1 else rf"\mathrm{{{base}}}"
+    body = word if varies else _GREEK.get(base, ("", word))[1]
     if rest == "new":
         body = rf"\tilde{{{body}}}"
     below = ("" if rest in ("prev", "new") else rest) + gate

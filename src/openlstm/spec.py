@@ -367,12 +367,12 @@ class Spec:
                 continue
             if digest in ("", spec.digest):
                 return spec
-        if reasons:
+        if reasons and not digest:
             raise reasons[0]
         raise ValueError(
             f"The cell '{cell}' has other equations (or gates, states or initial values) than the one that was meant, "
             f"whose digest is {digest[:64]}: declare it as it was, or under another name"
-        )
+        ) from (reasons[0] if reasons else None)
 
     @staticmethod
     def parse_options(cell: str, text: str) -> dict[str, Any]:
@@ -438,7 +438,7 @@ def declarations(cell: str) -> list[Cell]:
     if cell not in CELLS:
         raise ValueError(
             f"Unknown cell '{cell}': expected one of {', '.join(CELLS)}, or one that @openlstm.cell declared: import "
-            "the module that does so first"
+            "the module that does so first (on the command line: openlstm --cells MODULE ...)"
         )
     return [CELLS[cell], *OLDER.get(cell, ())]
 

@@ -117,6 +117,11 @@ def _scan(
     names = spec.definition.states
     rates = {f"zoneout_{name}": rate for name in names if (rate := getattr(spec, f"zoneout_{name}", 0.0))}
     ready = Step(spec, walk, own, Torch)
+    # A scan may not see two parts of one tensor.
+    ready.w = {name: part.clone() for name, part in ready.w.items()}
+    ready.weight, ready.bias, ready.gain = (
+        part if part is None else part.clone() for part in (ready.weight, ready.bias, ready.gain)
+    )
     time = x.shape[0]  # len(x) would fix it
     valid = (
         None if lengths is None else torch.arange(time, device=x.device)[:, None, None] < lengths.to(x.device)[:, None]
@@ -125,8 +130,8 @@ def _scan(
     def step(before: list[Tensor], given: tuple[Tensor, ...]) -> tuple[list[Tensor], Tensor]:
         old = dict(zip(names, before, strict=True))
         _, new, y = ready(given[0], old, rates)
-        if valid is None:
-            return list(new.values()), y.clone()  # a scan may not give a tensor twice
+        if valid is None:  # a scan may not give a tensor twice, or one that it was given
+            return [value.clone() for value in new.values()], y.clone()
         return [torch.where(given[1], new[name], old[name]) for name in names], torch.where(given[1], y, 0.0)
 
     first = [states[name + walk.suffix] for name in names]

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from .. import file
 from .layers import Layers, Refused
+from .layers import several as layers_of
 
 __all__ = ["FORMATS", "Layers", "Refused", "convert", "read", "write"]
 
@@ -90,6 +91,12 @@ def write(layers: Layers | Mapping[str, Layers], path: str | os.PathLike[str], f
         one = layers if isinstance(layers, Layers) else _only(layers, path)
         file.write(path, one.arrays, {"spec": one.spec.key})
         return
+    for each in layers_of(layers).values():
+        if each.spec.definition.own and name != "onnx":
+            raise Refused(
+                f"{FORMATS[name].words[0].upper()}{FORMATS[name].words[1:]} has no {each.spec.cell}, a cell that "
+                "@openlstm.cell declared: keep it in openlstm, or write ONNX, step by step"
+            )
     _module(name).write(layers, path)
 
 

@@ -51,6 +51,9 @@ class Value:
     def __rtruediv__(self, other: Any) -> Value:
         return self.graph.node("Div", other, self)
 
+    def __neg__(self) -> Value:
+        return self.graph.node("Neg", self)
+
     def __getitem__(self, place: tuple[Any, slice]) -> Value:
         """value[..., a:b]"""
         whole, part = place
@@ -118,6 +121,18 @@ class Graph:
     def step(self, x: Value) -> Value:
         return self.node("Cast", self.node("Greater", x, 0.0), to=1)  # float32
 
+    def exp(self, x: Value) -> Value:
+        return self.node("Exp", x)
+
+    def log(self, x: Value) -> Value:
+        return self.node("Log", x)
+
+    def maximum(self, a: Any, b: Any) -> Value:
+        return self.node("Max", a, b)
+
+    def minimum(self, a: Any, b: Any) -> Value:
+        return self.node("Min", a, b)
+
     def expm1(self, x: Value) -> Value:
         return self.node("Exp", x) - 1.0
 
@@ -176,7 +191,8 @@ def model(layers: Layers, lengths: bool = False, states: bool = False) -> Any:
         for walk in spec.walks:
             for name, size in spec.state_sizes(walk).items():
                 learned = layers.arrays.get(f"initial_{name}{walk.suffix}")
-                first = np.zeros(size, np.float32) if learned is None else np.asarray(learned, np.float32)
+                value = spec.begins[name + walk.suffix]
+                first = np.full(size, value, np.float32) if learned is None else np.asarray(learned, np.float32)
                 shape = graph.node("Concat", np.array([1]), batch, np.array([size]), axis=0)
                 begin[name + walk.suffix] = graph.node("Expand", first, shape)
     last: dict[str, Value] = {}

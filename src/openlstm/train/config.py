@@ -64,7 +64,7 @@ class Config:
 
     test: float = option(0.2, TEST.format("rows"), DATA, above=0)
     validation: float = option(0.2, VALIDATION.format("rows"), DATA, above=0)
-    cell: str = option("lstm", "Kind of the recurrent layers.", MODEL, choices=BUILT_IN)
+    cell: str = option("lstm", f"Kind of the recurrent layers: {', '.join(BUILT_IN)}, or a declared cell.", MODEL)
     hidden: int = option(32, "Units in each layer.", MODEL, least=1)
     layers: int = option(1, "Recurrent layers.", MODEL, least=1)
     recurrent: Mapping[str, Any] = option(
