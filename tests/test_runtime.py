@@ -26,6 +26,8 @@ FORMS = (
     "gru(4, 17, 17; residual, reset=before)",
     "lstm(2, 6; peephole=dense, zoneout_c=0.1, cell_clip=0.5)",
     "rnn(3, 70)",
+    "SLSTM(3, 5, 4)",
+    "FGR(3, 5)",
 )
 
 pytestmark = pytest.mark.skipif(not COMPILER, reason="needs a C++ compiler")
