@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import pickle
+import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,8 +55,11 @@ def results(module, x, how, **options):
 
 
 def agree(module, x, bound=2e-5, **options):
-    """Does the engine give what the reference gives in float64."""
+    """Does the engine give what the reference gives in float64, with gradients and without."""
     fast = results(module, x, "cpu", **options)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        torch.testing.assert_close(module(x, **options)[0], fast[0], rtol=1e-6, atol=1e-6)
     exact = results(copy.deepcopy(module).double(), x.double(), "reference", **options)
     for found, wanted in zip(fast, exact, strict=True):
         assert torch.isfinite(wanted).all()
@@ -411,6 +417,52 @@ def a_vector(z, s, w, m, o):
     return {"h": m.linear(z["f"], w["A"], None), "c": z["g"]}
 
 
+def a_part(z, s, w, m, o):
+    return {"h": z["f"][..., :1], "c": z["g"]}
+
+
+def a_sum(z, s, w, m, o):
+    return {"h": sum(z["f"]), "c": z["g"]}
+
+
+def by_zero(z, s, w, m, o):
+    return {"h": z["f"] / 0, "c": z["g"]}
+
+
+def one_bound(z, s, w, m, o):
+    return {"h": m.clip(z["f"], 0.0), "c": z["g"]}
+
+
+def of_a_number(z, s, w, m, o):
+    return {"h": z["f"] * m.log(2.0), "c": z["g"]}
+
+
+def of_parameters(z, s, w, m, o):
+    d = m.sigmoid(w["v"])
+    return {"d": d, "h": z["f"] * d, "c": z["g"]}
+
+
+def used_twice(z, s, w, m, o):
+    c = m.tanh(z["g"] + m.linear(s["c"], w["A"], None))
+    return {"h": z["f"] + m.linear(c, w["A"], None), "c": c}
+
+
+def of_a_vector(z, s, w, m, o):
+    return {"h": z["f"] + m.linear(w["v"], w["A"], None), "c": z["g"]}
+
+
+def a_bias(z, s, w, m, o):
+    return {"h": z["f"] + m.linear(s["c"], w["A"], z["g"]), "c": z["g"]}
+
+
+def drawn(z, s, w, m, o):
+    return {"h": z["f"] * random.random(), "c": z["g"]}
+
+
+def called(z, s, w, m, o):
+    return {"dx": z["f"] + z["g"], "h": z["f"], "c": z["g"]}
+
+
 def two(z, s, w, m, o):
     return z["f"], z["g"]
 
@@ -434,6 +486,33 @@ def two(z, s, w, m, o):
         (a_matrix, {"matrices": {"weight_a": ["A"]}}, r"line \d+ .*w\['A'\] is a matrix.*use m.linear"),
         (a_vector, {"vectors": {"weight_a": ["A"]}}, r"line \d+ .*takes w\['A'\] as its matrix, but that is a vector"),
         (two, {}, "it gives tuple: expected a dict"),
+        (a_part, {}, r"line \d+ .*a value of the cell has no parts"),
+        (a_sum, {}, r"line \d+ .*one number of each unit"),
+        (by_zero, {}, r"line \d+ .*division by zero"),
+        (one_bound, {}, r"line \d+ .*m.clip takes a value and two numbers, and is given a value, 0.0$"),
+        (of_a_number, {}, r"line \d+ .*m.log takes a value of the cell, and is given 2.0$"),
+        (of_parameters, {"vectors": {"weight_v": ["v"]}}, r"'d' is the same at every step"),
+        (used_twice, {"matrices": {"weight_a": ["A"]}}, r"line \d+ .*w\['A'\] is used in a product and once more"),
+        (of_a_vector, {"matrices": {"weight_a": ["A"]}, "vectors": {"weight_v": ["v"]}}, "m.linear takes a value made"),
+        (a_bias, {"matrices": {"weight_a": ["A"]}}, r"line \d+ .*a vector of w or None"),
+        (drawn, {}, "it gives other equations when it is run again"),
+        (called, {}, "a value cannot be called 'dx'"),
+        (plain, {"candidate": "g"}, "candidate='g', but it gives no value of this name that it multiplies by"),
+        (plain, {"vectors": {"weight_v": ["keep"]}}, "has a parameter called 'keep'"),
+        (plain, {"states": ("h", "h_seen")}, "has a state called 'h_seen'"),
+        (plain, {"gates": ("f", "g", "fh"), "apart": ("f",)}, "has a gate called 'fh', which is what z has of 'f'"),
+        (plain, {"apart": ("g",), "inside": ("g",)}, "has the gate 'g' as apart, and as inside or alone"),
+        (plain, {"inside": ("g",), "vectors": {"weight_v": ["R_g"]}}, "has a parameter twice"),
+        (plain, {"vectors": {"weight_v": ["v"]}, "matrices": {"weight_v": ["A"]}}, "of vectors and of matrices"),
+        (plain, {"options": {"training": Option(1.0)}}, "has an option 'training', which all modules have"),
+        (plain, {"options": {"q": 1.0}}, r"has 1\.0 as its option 'q': expected an openlstm.cells.Option"),
+        (plain, {"options": {"q": Option(-1.0)}}, "has an option whose default is not one of its values"),
+        (plain, {"options": {"q": Option("b,c", ("b,c",))}}, "has the choices"),
+        (plain, {"options": ["q"]}, r"has options=\['q'\]: expected a dict"),
+        (plain, {"bias": {"g": "1"}}, "has bias '1' of 'g': expected a finite number"),
+        (plain, {"initial": {"c": None}}, "has initial None of 'c': expected a finite number"),
+        (lambda z, s, w, m, o: {}, {}, "expected a function with a name, by def"),
+        (functools.partial(plain), {}, "expected a function with a name, by def"),
         (plain, {"states": ("c", "h")}, "expected h, its output, as the first"),
         (plain, {"options": {"dropout": Option(1.0)}}, "has an option 'dropout', which all modules have"),
         (plain, {"vectors": {"weight_ih": ["a"]}}, "has a parameter 'weight_ih'"),
@@ -521,6 +600,7 @@ def programs(draw):
         "matrices": draw(st.integers(0, 2)),
         "apart": draw(st.booleans()),
         "alone": draw(st.booleans()),
+        "bounded": draw(st.booleans()),
     }
     steps = []
     for k in range(draw(st.integers(1, 12))):
@@ -537,11 +617,12 @@ def built(program):
     vectors = [f"v{k}" for k in range(count["vectors"])]
     matrices = [f"M{k}" for k in range(count["matrices"])]
     apart = gates[:1] if count["apart"] else []
-    alone = gates[1:2] if count["alone"] else []
+    alone = gates[-2:] if count["alone"] and len(gates) > 2 else gates[1:] if count["alone"] else []
 
     def random_cell(z, s, w, m, o):
         given = [*(z[gate] for gate in z), *(s[state] for state in states)]
         given += [w[v] * s["h"] for v in vectors]
+        given += [z[gates[-1]] - m.exp(w[v]) * 0.5 for v in vectors[1:]]
         given += [m.tanh(m.linear(m.tanh(given[k % len(given)]), w[M], None)) for k, M in enumerate(matrices)]
         made = list(given)
         for name, a, b in steps:
@@ -551,7 +632,9 @@ def built(program):
         for each in given[1:]:
             all_of = all_of + each
         values = {f"v_{k}": value for k, value in enumerate(made[len(given) :])}
-        new = {state: m.tanh(made[k % len(made)] * 0.5) for state, k in zip(states, chosen, strict=True)}
+        new = {state: made[k % len(made)] for state, k in zip(states, chosen, strict=True)}  # also one of the old ones
+        if count["bounded"]:
+            new = {state: m.tanh(value * 0.5) for state, value in new.items()}
         return values | new | {"h": new["h"] + 0.25 * m.tanh(all_of)}
 
     how = {"vectors": {"weight_v": vectors}} if vectors else {}
@@ -562,16 +645,17 @@ def built(program):
 @pytest.mark.parametrize("part", range(4))  # side by side; each has a seed, or derandomized runs would be the same
 def test_a_hundred_random_cells_agree(part, tmp_path_factory):
     cache = tmp_path_factory.getbasetemp() / "cache"
-    drawn = given(st.just(cache), programs(), st.integers(0, 2**31), st.integers(1, 2), st.booleans())
+    options = st.sampled_from([{}, {}, {"zoneout_h": 0.3}, {"layer_norm": True}, {"bias": False}])
+    drawn = given(st.just(cache), programs(), st.integers(0, 2**31), st.integers(1, 2), st.booleans(), options)
     hypothesis.seed(part)(settings(max_examples=25, deadline=None)(drawn(agree_everywhere)))()
 
 
-def agree_everywhere(cache, program, seed, layers, both):
+def agree_everywhere(cache, program, seed, layers, both, options):
     """Reference, engine, what a compiler makes where there is one, and numpy; with all gradients."""
     kind = built(program)
     torch.manual_seed(seed)
     size, batch, time = 1 + seed % 19, 1 + seed % 5, 1 + seed % 7
-    module = kind(3, size, num_layers=layers, bidirectional=both)
+    module = kind(3, size, num_layers=layers, bidirectional=both, **options).eval()
     x = torch.randn(time, batch, 3)
     agree(module, x)
     lengths = torch.randint(0, time + 1, (batch,))
@@ -586,7 +670,9 @@ def agree_everywhere(cache, program, seed, layers, both):
     with openlstm.backend("reference"):
         wanted = openlstm.trace(module, x)
     for t in range(time):
-        values, state, _ = step(step.inputs(x[t].numpy()), state, {})
+        values, state, _ = step(
+            step.inputs(x[t].numpy()), state, {name: rate for name, rate in options.items() if name == "zoneout_h"}
+        )
         for name, value in values.items():
             np.testing.assert_allclose(value, wanted[name + walk.suffix][t], 1e-4, 1e-5, err_msg=name)
 
@@ -600,6 +686,81 @@ def test_arithmetics_have_the_same_functions():
     assert reference.Torch.maximum(a, 2.5).tolist() == [2.5, 2.5, 3.0]
     assert reference.Torch.minimum(1.5, a).tolist() == [1.0, 1.5, 1.5]
     assert Numpy.maximum(a.numpy(), b.numpy()).tolist() == [2, 2, 3]
+
+
+def test_states_that_come_from_the_input_alone_or_from_the_step_before():
+    @openlstm.cell(("f", "g"), ("h", "c", "d"), alone=("g",))
+    def late(z, s, w, m, o):  # a window of two steps, as in a QRNN; h is what c was
+        return {"c": m.tanh(z["g"]) + z["f"] * 0.5 * s["d"], "d": z["g"], "h": s["c"]}
+
+    module = late(3, 7, num_layers=2, bidirectional=True)
+    x = torch.randn(6, 4, 3)
+    agree(module, x)
+    agree(module, x, lengths=[6, 0, 3, 1])
+    agree(late(3, 7, residual=True, num_layers=2), x)
+
+
+def test_equations_that_change_are_told():
+    scale = [1.0]
+
+    @openlstm.cell(("f",))
+    def changing(z, s, w, m, o):
+        return {"h": m.tanh(z["f"] * scale[0])}
+
+    module = changing(2, 3)
+    scale[0] = 2.0
+    with pytest.raises(RuntimeError, match="The equations of changing read something that has changed since"):
+        module(torch.zeros(2, 1, 2))
+
+
+def test_a_projection_is_refused_where_options_make_it_wrong():
+    @openlstm.cell(("f",), options={"leak": Option("no", ("no", "yes"))})
+    def leaking(z, s, w, m, o):
+        return {"h": m.tanh(z["f"]) + (s["h"] * 0.5 if o.leak == "yes" else 0.0)}
+
+    leaking(3, 4, proj_size=2)
+    with pytest.raises(ValueError, match="proj_size is not defined for leaking with these options: it mixes h with"):
+        leaking(3, 4, proj_size=2, leak="yes")
+
+
+def test_a_candidate_is_dropped():
+    """All of it: then the GRU keeps a share of what it was."""
+    module = zoo.OwnGRU(2, 3, recurrent_dropout=1.0, recurrent_dropout_on="candidate")
+    y, _ = module(torch.randn(4, 2, 2), torch.ones(1, 2, 3))
+    assert (y > 0).all() and (y[1:] < y[:-1]).all()
+    own, built_in = (
+        kind(3, 5, recurrent_dropout=0.5, recurrent_dropout_on="candidate") for kind in (zoo.OwnGRU, nn.GRU)
+    )
+    built_in.load_state_dict(own.state_dict())
+    x, found = torch.randn(4, 2, 3), []
+    for one in (own, built_in):
+        torch.manual_seed(0)
+        found.append(one(x)[0])
+    assert torch.equal(*found)
+
+
+def test_the_zoo_displaces_nobody():
+    """Also where it is imported after a cell of one of its names: what is declared later counts."""
+    code = (
+        "import openlstm\n"
+        "@openlstm.cell(('a',))\n"
+        "def JANET(z, s, w, m, o): return {'h': m.tanh(z['a'])}\n"
+        "import openlstm.zoo\n"
+        "assert openlstm.Spec.parse('JANET(3, 4)').gates == ('a',) and openlstm.zoo.JANET is not JANET\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_stabiliser_of_the_slstm():
+    """Whatever the first input gate is, the first step takes it alone."""
+    module = zoo.SLSTM(1, 2)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+        for gate in (-3e4, 0.0, 3e4):
+            module.bias_ih_l0[:2] = gate
+            y, (_, c, n, _) = module(torch.zeros(3, 1, 1))
+            assert torch.isfinite(y).all() and (n > 0).all() and (c == 0).all()
 
 
 def test_equal_values_share_the_slope_of_their_maximum():
@@ -668,7 +829,8 @@ def test_the_command_line_is_told_of_cells(tmp_path, monkeypatch):
     for name in ("own_cells_of_a_test.py", "own_cells_of_a_test"):
         found = run(cli.app, ["--cells", name, "describe", "FromFile(3, 4)"])
         assert found.exit_code == 0 and "72 parameters" in found.stdout
-        sys.modules.pop("own_cells_of_a_test")
+        del CELLS["FromFile"]
+    sys.modules.pop("own_cells_of_a_test")
     found = run(cli.app, ["--cells", "no_such_module", "describe", "FromFile(3, 4)"])
     assert found.exit_code == 2 and "Cannot import 'no_such_module' (No module named 'no_such_module')" in found.stderr
     Path("broken_cells_of_a_test.py").write_text(CELLS_OF_A_FILE.replace("m.tanh(c)", "m.tanhh(c)"))

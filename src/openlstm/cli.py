@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import version as version_of
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,12 +84,17 @@ def _options(
 
 def _declare(name: str) -> None:
     """Runs a module that declares cells. Errors: ValueError where it cannot be imported; whatever it raises."""
-    folder = Path(name).parent if name.endswith(".py") else Path()
-    sys.path.insert(0, str(folder.resolve()))
-    module = Path(name).stem if name.endswith(".py") else name
+    path = Path(name)
+    sys.path.insert(0, str((path.parent if path.suffix == ".py" else Path()).resolve()))  # as `python name` has it
     try:
-        import_module(module)
-    except ImportError as error:
+        if path.suffix == ".py":
+            told = spec_from_file_location(path.stem, path)
+            assert told is not None and told.loader is not None
+            module = module_from_spec(told)
+            told.loader.exec_module(module)
+        else:
+            import_module(name)
+    except (ImportError, OSError, SyntaxError) as error:
         raise ValueError(f"Cannot import '{name}' ({error}): give a Python module, or the path of a .py file") from None
     finally:
         sys.path.pop(0)

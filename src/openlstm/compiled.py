@@ -89,7 +89,7 @@ def use_compiler(compiler: str | None = "c++") -> None:
     try:
         if words:
             bodies([[(0, 0, 1, [(OPERATIONS.index("copy"), 1, 0, 0, 0)], [(0.0, 0.0)], [], [], [], [], 0)]])
-    except ValueError:
+    except BaseException:
         command = before
         raise
     for each in changed:
@@ -151,6 +151,8 @@ def _body(codes: Sequence[tuple[int, ...]], numbers: Sequence[tuple[float, float
 
 
 def _number(value: float) -> str:
+    if math.isnan(value):
+        return "NAN"
     if math.isinf(value):
         return "HUGE_VALF" if value > 0 else "-HUGE_VALF"
     return f"{value.hex()}f"
@@ -179,7 +181,7 @@ def _compile(words: Sequence[str], text: str, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         source, made = Path(folder, "body.cpp"), Path(folder, path.name)
         source.write_text(text, encoding="utf-8")
-        found = subprocess.run([*words, "-o", str(made), str(source)], capture_output=True, text=True, check=False)
+        found = _run([*words, "-o", str(made), str(source)])
         if found.returncode or not made.is_file():
             said = next((line for line in found.stderr.splitlines() if "error" in line), found.stderr[:300])
             raise ValueError(f"'{' '.join(command)}' cannot compile what openlstm wrote: {said.strip()}")
@@ -188,8 +190,18 @@ def _compile(words: Sequence[str], text: str, path: Path) -> None:
 
 @functools.lru_cache(maxsize=8)
 def _version(words: tuple[str, ...]) -> str:
-    found = subprocess.run([*words, "--version"], capture_output=True, text=True, check=False)
-    return found.stdout
+    return _run([*words, "--version"]).stdout
+
+
+def _run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """What a command says. Errors: ValueError where it cannot be run."""
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ValueError(
+            f"Cannot run the compiler '{words[0]}' ({error.strerror}): give another to openlstm.use_compiler, or in "
+            "OPENLSTM_CXX"
+        ) from None
 
 
 def _cache() -> Path:
@@ -202,4 +214,6 @@ def _cache() -> Path:
         raise ValueError(
             f"Cannot make the folder '{folder}' ({error.strerror}): let OPENLSTM_CACHE name another"
         ) from None
+    if os.name != "nt" and ((told := folder.stat()).st_uid != os.getuid() or told.st_mode & 0o022):
+        raise ValueError(f"Others may write to '{folder}', whose libraries are run: chmod go-w, or set OPENLSTM_CACHE")
     return folder

@@ -7,6 +7,7 @@ one set of equations from another, `digest`, stands in model files.
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import linecache
 import math
@@ -14,13 +15,16 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
+from keyword import iskeyword
+from numbers import Real
 from pathlib import Path
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import symbols
 from .cells import BUILT_IN, CELLS, OLDER, Cell, Option, Options
-from .spec import Spec
+from .spec import Spec, checked_option
 from .symbols import FUNCTIONS, Sym, Symbols, nodes
 
 if TYPE_CHECKING:
@@ -30,7 +34,9 @@ Equations = Callable[[Any, Any, Any, Any, Any], Mapping[str, Any]]
 Names = Sequence[str]
 USABLE = (*FUNCTIONS, "layer_norm", "linear")  # of an arithmetic, in equations
 STANDARD = ("weight_ih", "weight_hh", "weight_hr", "weight_hp", "norm_ih", "norm_hh")  # parameters that all may have
-_TAKEN = ("x", "y", "y2", "p")  # names that a step has beside the cell's own
+# Names that a step and its derivative have beside the cell's own.
+_MODULES = {"self", "cls", "device", "dtype", "training"}  # names that a module has beside its spec's
+_TAKEN = ("x", "y", "y2", "p", "dx", "dy", "dy2", "kept", "sums", "slopes", "keep", "h_seen")
 
 
 def cell(
@@ -83,9 +89,14 @@ def cell(
     """
 
     def declare(equations: Equations) -> Any:
-        name = equations.__name__
+        name = getattr(equations, "__name__", "")
+        if not isinstance(equations, FunctionType) or not name.isidentifier():
+            raise ValueError(f"openlstm.cell is put before {equations!r}: expected a function with a name, by def")
+        for field, told in (("initial", initial), ("options", options), ("titles", titles)):
+            if told is not None and not isinstance(told, Mapping):
+                raise ValueError(f"The cell '{name}' has {field}={told!r}: expected a dict")
         own = Cell(
-            equations=equations,  # type: ignore[arg-type]
+            equations=equations,
             gates=_of_options(gates, tuple),
             states=tuple(states),
             titles=dict(titles or {}),
@@ -96,7 +107,7 @@ def cell(
             apart=_of_options(apart, tuple),
             inside=_of_options(inside, tuple),
             candidate=candidate,
-            initial={state: float(value) for state, value in (initial or {}).items()},
+            initial=dict(initial or {}),
             initial_bias=_of_options(bias or {}, dict),
             refuse=refuse,
             digest=digest,
@@ -116,12 +127,19 @@ def _stacked(given: Mapping[str, Names]) -> dict[str, tuple[str, ...]]:
 
 
 def _declared(name: str, own: Cell) -> Any:
+    zoo = f"{__package__}.zoo"
     if name.lower() in BUILT_IN:
         raise ValueError(f"The cell '{name}' has the name of a built-in one: give the function another name")
+    if own.equations.__module__ != zoo:
+        import_module(zoo)  # first, so that it displaces no cell of that name
     _check_declaration(name, own)
     run = _Run(Spec.of(name, 1, 1, definition=own))
     run.check()
-    own = replace(own, projects=not _reads(run.values, "h"))
+    for title in own.titles:
+        if title not in run.values and not own.options:
+            raise ValueError(f"The cell '{name}' has a title for '{title}', which it does not give")
+    initial = {state: float(value) for state, value in own.initial.items()}
+    own = replace(own, projects=not _reads(run.values, "h"), initial=initial)
     if name in CELLS:
         OLDER.setdefault(name, []).insert(0, CELLS[name])
     CELLS[name] = own
@@ -161,7 +179,11 @@ def digest(spec: Spec) -> str:
 
 def check(spec: Spec) -> None:
     """Can the equations be a cell with these options. Errors: ValueError, with their line."""
-    _Run(spec).check()
+    run = _Run(spec)
+    run.check()
+    if spec.proj_size and (_reads(run.values, "h") or "r" in run.values):
+        why = "it mixes h with the old one" if _reads(run.values, "h") else "it has a value 'r', as a projection has"
+        raise ValueError(f"proj_size is not defined for {spec.cell} with these options: {why}. Expected 0")
 
 
 def _reads(values: Mapping[str, Sym], state: str) -> bool:
@@ -170,10 +192,13 @@ def _reads(values: Mapping[str, Sym], state: str) -> bool:
 
 
 class _Run:
-    """The equations, run once on symbols. `lines`: where each value was made. Errors: ValueError."""
+    """The equations, run once on symbols. `lines`: where each value was made. Errors: ValueError.
 
-    def __init__(self, spec: Spec) -> None:
-        cell, name = spec.definition, spec.cell
+    `drops`: with the mask that recurrent dropout puts on the candidate.
+    """
+
+    def __init__(self, spec: Spec, drops: bool = False) -> None:
+        cell = spec.definition
         self.spec, self.cell, self.lines = spec, cell, dict[Sym, int]()
         inside = cell.inside(spec)
         z = {gate: Sym("name", f"z_{gate}") for gate in spec.gates}
@@ -184,6 +209,7 @@ class _Run:
             w |= {f"R_{gate}": Sym("parameter", f"R_{gate}", "")}
             w |= {f"b_{gate}": Sym("parameter", f"b_{gate}", "")} if spec.bias else {}
         self.z, self.w = dict(z), dict(w)
+        w |= {"keep": Sym("name", "mask_candidate")} if drops else {}
         self.matrices = {block for blocks in cell.matrices(spec).values() for block in blocks}
         self.matrices |= {f"R_{gate}" for gate in inside}
         given = (
@@ -195,7 +221,11 @@ class _Run:
             try:
                 found = cell.equations(*given, _Arithmetic(), spec)
             except Exception as error:
-                hint = "; use the functions of m" if isinstance(error, TypeError) and "m " not in str(error) else ""
+                hint = (
+                    "; use the functions of m"
+                    if isinstance(error, TypeError) and not str(error).startswith("m.")
+                    else ""
+                )
                 told = error.args[0] if isinstance(error, KeyError) and error.args else error
                 text = re.sub("'?Sym'?", "a value of the cell", str(told))
                 raise ValueError(f"{self._said(_line(error.__traceback__, cell.equations))}{text}{hint}") from error
@@ -204,7 +234,11 @@ class _Run:
         for key, value in found.items():
             if not isinstance(value, Sym):
                 raise ValueError(f"{self._said()}'{key}' is {value!r}: expected a value made of z, s and w")
-            if not isinstance(key, str) or not key.isidentifier() or key in _TAKEN or key.startswith(("z_", "mask_")):
+            if value.constant:
+                where = self._said(self.lines.get(value))
+                raise ValueError(f"{where}'{key}' is the same at every step: expected a value made of z and s")
+            taken = ("z_", "mask_", "carry_")
+            if not isinstance(key, str) or not key.isidentifier() or key in _TAKEN or key.startswith(taken):
                 raise ValueError(f"{self._said()}a value cannot be called {key!r}: give it another name")
             if key.endswith(("_prev", "_new")):
                 raise ValueError(f"{self._said()}a value cannot be called '{key}': that is a state's at another time")
@@ -214,15 +248,31 @@ class _Run:
                     f"{self._said()}it gives {', '.join(found) or 'nothing'}, and no new '{state}': expected each of "
                     f"the states {', '.join(cell.states)}"
                 )
-        for title in cell.titles:
-            if title not in found and title not in cell.states:
-                raise ValueError(f"The cell '{name}' has a title for '{title}', which it does not give")
         self.values: dict[str, Sym] = dict(found)
 
     def check(self) -> None:
-        """Does all that is learned get a gradient, and is each parameter used as what it is."""
+        """Does all that is learned get a gradient, and is each parameter used as what it is, and in one place."""
+        if self.values != _Run(self.spec).values:
+            raise ValueError(f"{self._said()}it gives other equations when it is run again: let it draw no numbers")
+        if candidate := self.cell.candidate:
+            dropped = _Run(self.spec, drops=True).values
+            if candidate not in dropped or Sym("name", "mask_candidate") not in nodes([dropped[candidate]]):
+                raise ValueError(
+                    f"{self._said()}candidate='{candidate}', but it gives no value of this name that it multiplies by "
+                    "w['keep'] where that is there"
+                )
         order = nodes(self.values.values())
+        used: dict[Sym, Sym] = {}  # parameters, and where their gradient is made
         for node in order:
+            for part in node.parts:
+                again = part.op == "parameter" and used.setdefault(part, node) is not node
+                if again and "linear" in (node.op, used[part].op):
+                    raise ValueError(
+                        f"{self._said(self.lines.get(node))}w['{part.args[0]}'] is used in a product and once more: "
+                        "give each place a parameter of its own"
+                    )
+            if node.op == "layer_norm" and node.args[1].constant:
+                raise ValueError(f"{self._said(self.lines.get(node))}m.layer_norm takes a value made of z and s")
             plain = [part for part in node.parts if part.op == "parameter"]
             for k, part in enumerate(node.args):
                 if part not in plain:
@@ -238,10 +288,14 @@ class _Run:
                         f"{self._said(self.lines.get(node))}w['{name}'] is a matrix, (H, H), which cannot meet a "
                         f"(B, H) value element by element: use m.linear(value, w['{name}'], None)"
                     )
-            if node.op == "linear" and (node.args[1] is None or node.args[1].op != "parameter"):
-                raise ValueError(
-                    f"{self._said(self.lines.get(node))}m.linear takes a value, a matrix of w and a bias of w or None"
-                )
+            if node.op == "linear":
+                value, matrix, bias = node.args
+                given = [each for each in (matrix, bias) if each is not None]
+                if value.constant or matrix is None or any(each.op != "parameter" for each in given):
+                    raise ValueError(
+                        f"{self._said(self.lines.get(node))}m.linear takes a value made of z and s, a matrix of w, and "
+                        "a vector of w or None"
+                    )
         new = [self.values[state] for state in self.cell.states]
         learned = set(_through(new, ("step",)))
         for node, called in [
@@ -315,10 +369,22 @@ class _Arithmetic:
 
     def __getattr__(self, name: str) -> Any:
         if name in USABLE:
-            return getattr(Symbols, name)
+            return functools.partial(_applied, name)
         close = difflib.get_close_matches(name, USABLE, 1)
         meant = f"did you mean m.{close[0]}?" if close else f"it has {', '.join(USABLE)}"
         raise AttributeError(f"the arithmetic m has no '{name}': {meant}")
+
+
+def _applied(name: str, *args: Any) -> Any:
+    """A function of the arithmetic. Errors: TypeError for other arguments than all arithmetics take."""
+    takes = {"linear": "a value, a matrix and a bias or None", "clip": "a value and two numbers"}
+    takes |= dict.fromkeys(("maximum", "minimum"), "two values, or a value and a number")
+    count = {"linear": 3, "clip": 3, "maximum": 2, "minimum": 2}.get(name, 1)
+    bounds = name != "clip" or all(isinstance(bound, Real) for bound in args[1:])
+    if len(args) != count or not any(isinstance(arg, Sym) for arg in args) or not bounds:
+        given = ", ".join("a value" if isinstance(arg, Sym) else repr(arg) for arg in args) or "nothing"
+        raise TypeError(f"m.{name} takes {takes.get(name, 'a value of the cell')}, and is given {given}")
+    return getattr(Symbols, name)(*args)
 
 
 def _check_declaration(name: str, own: Cell) -> None:
@@ -329,14 +395,31 @@ def _check_declaration(name: str, own: Cell) -> None:
 
     if not own.states or own.states[0] != "h":
         refuse(f"has the states {', '.join(own.states) or 'none'}: expected h, its output, as the first")
-    for option in own.options:
-        if option in Spec.__dataclass_fields__ or hasattr(Spec, option) or not option.isidentifier():
+    for option, told in own.options.items():
+        if not isinstance(told, Option):
+            refuse(f"has {told!r} as its option '{option}': expected an openlstm.cells.Option")
+        if option in _MODULES or hasattr(Spec, option) or not option.isidentifier() or iskeyword(option):
             refuse(f"has an option '{option}', which all modules have: give it another name")
+        if told.choices and not all(re.fullmatch(r"[\w.+-]+", str(each)) for each in told.choices):
+            refuse(f"has the choices {told.choices} of '{option}': expected words of letters, digits and . + -")
+        try:
+            checked_option(option, told.default, told)
+        except ValueError as error:
+            refuse(f"has an option whose default is not one of its values: {error}")
     try:
         spec = Spec.of(name, 1, 1, definition=own)
     except (TypeError, AttributeError) as error:
         refuse(f"has a declaration that cannot be read ({error}): see help(openlstm.cell)")
-    blocks = [block for each in spec.own.values() for block in each]
+    blocks = [block for each in (own.vectors(spec), own.matrices(spec)) for names in each.values() for block in names]
+    apart, inside, alone = own.apart(spec), own.inside(spec), own.alone(spec)
+    blocks += [f"{letter}_{gate}" for letter in "Rb" for gate in inside]  # what else w has
+    if both := set(own.vectors(spec)) & set(own.matrices(spec)):
+        refuse(f"has a parameter {both.pop()} of vectors and of matrices: expected one or the other")
+    for gate in apart:
+        if gate in inside or gate in alone:
+            refuse(f"has the gate '{gate}' as apart, and as inside or alone: expected one of these")
+        if f"{gate}h" in spec.gates:
+            refuse(f"has a gate called '{gate}h', which is what z has of '{gate}', for it is apart: rename one")
     for kind, names in (("gate", spec.gates), ("state", own.states), ("parameter", tuple(blocks))):
         for each in names:
             if not isinstance(each, str) or not each.isidentifier() or each in _TAKEN:
@@ -348,11 +431,10 @@ def _check_declaration(name: str, own: Cell) -> None:
     for parameter in spec.own:
         if parameter in STANDARD or not re.fullmatch(r"(weight|norm)_\w+", parameter):
             refuse(f"has a parameter '{parameter}': expected weight_... or norm_..., and none that all modules have")
-    for field, names in (("alone", own.alone(spec)), ("apart", own.apart(spec)), ("inside", own.inside(spec))):
+    for field, names in (("alone", alone), ("apart", apart), ("inside", inside)):
         for each in names:
             if each not in spec.gates:
                 refuse(f"has {field}={names!r}, but its gates are {', '.join(spec.gates)}")
-    inside = own.inside(spec)
     if inside != spec.recurrent[len(spec.recurrent) - len(inside) :]:
         refuse(f"has inside={inside!r}: those gates come last, in the order of gates")
     for field, named in (("initial", own.initial), ("bias", own.initial_bias(spec))):
@@ -360,5 +442,6 @@ def _check_declaration(name: str, own: Cell) -> None:
         for each, value in named.items():
             if each not in known:
                 refuse(f"has {field} of '{each}', which is none of {', '.join(known)}")
-            if value is not None and not math.isfinite(value):
-                refuse(f"has {field} {value} of '{each}': expected a finite number")
+            nothing = value is None and field == "bias"
+            if not nothing and not (isinstance(value, Real) and math.isfinite(value)):
+                refuse(f"has {field} {value!r} of '{each}': expected a finite number")

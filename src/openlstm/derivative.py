@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -15,7 +16,12 @@ class Graph:
     """One step of a variant on symbols. `masks` are the kinds of random masks that a run has."""
 
     def __init__(self, spec: Spec, masks: Iterable[str] = ()) -> None:
-        walk = Walk(0, False, 1, 1)  # with one unit, row k of a parameter is its block k
+        definition, walk = spec.definition, Walk(0, False, 1, 1)  # with one unit, row k of a parameter is its block k
+        if definition.digest and definition.digest(spec) != spec.digest:
+            raise RuntimeError(
+                f"The equations of {spec.cell} read something that has changed since the module was made: let them "
+                "depend on their arguments alone, and declare what can be chosen as options"
+            )
         masks = set(masks)
         p: dict[str, Any] = {}
         for name in spec.shapes(walk):
@@ -31,8 +37,14 @@ class Graph:
                 kind = f"zoneout_{name}"
                 given[kind] = Sym("name", "mask_" + kind) if kind in masks else rate
         step = Step(spec, walk, p, Symbols)
-        self.values, self.new, output = step(step.inputs(self.x), self.previous, given)
-        self.outputs: tuple[Sym, ...] = output.args if output.op == "join" else (output,)
+        values, new, output = step(step.inputs(self.x), self.previous, given)
+
+        # An array that comes from the step before cannot be one that this step writes.
+        def own(value: Sym) -> Sym:
+            return Sym("copy", value) if value.op == "name" else value
+
+        self.values, self.new = ({name: own(value) for name, value in found.items()} for found in (values, new))
+        self.outputs = tuple(map(own, output.args if output.op == "join" else (output,)))
         self.spec = spec
         self.order = nodes([*self.new.values(), *self.outputs, *self.values.values()])
         self.linears = [node for node in self.order if node.op == "linear"]
@@ -106,7 +118,7 @@ class Graph:
         norms: dict[tuple[Sym, ...], dict[int, Sym]] = {}  # by parts: the adjoint of each gate's
 
         def add(node: Sym, value: Sym) -> None:
-            if node.op != "number":
+            if node.op != "number" and value is not Sym("number", 0.0):
                 found[node] = found[node] + value if node in found else value
 
         for node in reversed(self.order):
@@ -148,12 +160,17 @@ def _slopes(op: str, args: Sequence[Sym], y: Sym, g: Sym) -> list[tuple[Sym, Sym
     def step(x: Sym) -> Sym:
         return Sym("step", x)
 
+    if op in ("maximum", "minimum") and "number" in (a.op, b.op):  # a bound: see `sections`
+        value, bound = (a, b) if b.op == "number" else (b, a)
+        far = Sym("number", math.inf if op == "maximum" else -math.inf)
+        return [(value, g * Sym("inside", value, *((bound, far) if op == "maximum" else (far, bound))))]
     if op in ("maximum", "minimum"):  # where both are equal, each gets one half, as in torch
         more, less = (a, b) if op == "maximum" else (b, a)
         half = Sym("number", 0.5) * (step(more - less) - step(less - more))
         return [(a, g * (half + 0.5)), (b, g * (0.5 - half))]
 
     slope: dict[str, Callable[[], Sym]] = {
+        "copy": lambda: g,
         "neg": lambda: zero - g,
         "sigmoid": lambda: g * (y - y * y),
         "tanh": lambda: g - g * y * y,

@@ -54,7 +54,7 @@ def forward(spec: Spec, masks: frozenset[str], keep: frozenset[str] = frozenset(
         part for node in inner for part in operands(node) if part in set(ahead) and part is not graph.x
     )
     before: list[tuple[Sym, int]] = []
-    for node in [*boundary, *(node for node in kept if graph.ahead(node) and node not in boundary)]:
+    for node in dict.fromkeys([*boundary, *(node for node, _ in stores if graph.ahead(node))]):
         place = kept.get(node, -1)
         if (whole := graph.sums.get(node)) in kept:
             place = kept[whole]
@@ -64,7 +64,7 @@ def forward(spec: Spec, masks: frozenset[str], keep: frozenset[str] = frozenset(
     program.before = low.lower(before, (), "chunk")
     low.at |= dict(before)
     low.dirty |= {low.root(place) for place, _ in program.states}
-    program.loop = low.lower([store for store in stores if not graph.ahead(store[0])], (), "pair")
+    program.loop = low.lower([(node, to) for node, to in stores if dict(before).get(node) != to], (), "pair")
     return program
 
 
@@ -102,15 +102,17 @@ def backward(
 
     inner = [node for node in graph.order if not graph.ahead(node)]
     boundary = {part for node in inner for part in operands(node) if graph.ahead(part)}
+    boundary |= {node for node in seeds if graph.ahead(node)}  # their derivatives come in the loop
     loop: list[tuple[Sym, int]] = []
     after: list[tuple[Sym, int]] = []
     adjoint_at: dict[Sym, int] = {}
-    for node in graph.order:
-        if node in found and (node in graph.linears or node in boundary) and node is not graph.x:
-            value = found[node]
-            if value not in adjoint_at:
-                adjoint_at[value] = low.array(f"d {graph.names.get(node, node)}", graph.width(node))
-                (after if graph.ahead(node) and node not in boundary else loop).append((value, adjoint_at[value]))
+    stored = [node for node in graph.order if node in found and (node in graph.linears or node in boundary)]
+    behind = [node for node in stored if graph.ahead(node) and node not in boundary]
+    for node in (*(node for node in stored if node not in behind), *behind):  # equal ones are stored in the loop
+        value = found[node]
+        if value not in adjoint_at and node is not graph.x:
+            adjoint_at[value] = low.array(f"d {graph.names.get(node, node)}", graph.width(node))
+            (after if node in behind else loop).append((value, adjoint_at[value]))
     for (_, out), name in zip(program.states, graph.new, strict=True):
         loop.append((found.get(graph.previous[name], zero), out))
     for name in sorted(slopes):
@@ -169,7 +171,7 @@ def backward(
     low.at = places | stay | {node: place for node, place in low.at.items() if node.op == "parameter"}
     program.after = low.lower(after, sums[True], "chunk")
     low.at |= dict(after)
-    for node in graph.linears if of_weights else ():
+    for node in (node for node in graph.linears if node in found and of_weights):
         weight, bias = node.args[1:]
         adjoint = adjoint_at[found[node]]
         program.outer.append(Outer(Block(*weight.args), adjoint, places[node.args[0]]))

@@ -122,7 +122,7 @@ class Spec:
             object.__setattr__(self, "definition", declared(self.cell))
         own = self.definition.options
         given = dict(self.options)
-        chosen = {name: _checked(name, given[name], own[name]) for name in own if name in given}
+        chosen = {name: checked_option(name, given[name], own[name]) for name in own if name in given}
         different = tuple((name, value) for name, value in chosen.items() if value != own[name].default)
         object.__setattr__(self, "options", different)
         object.__setattr__(self, "dropout", _checked_rate("dropout", self.dropout))
@@ -169,7 +169,8 @@ class Spec:
         if self.recurrent_dropout_on == "candidate" and not definition.candidate:
             raise ValueError(f"recurrent_dropout_on='candidate': {self.cell} has no candidate. Expected 'hidden'")
         for name in ("recurrent_dropout", "weight_dropout"):
-            if getattr(self, name) and not self.recurrent and self.recurrent_dropout_on == "hidden":
+            hidden = name == "weight_dropout" or self.recurrent_dropout_on == "hidden"
+            if getattr(self, name) and not self.recurrent and hidden:
                 raise ValueError(f"{name}={getattr(self, name)}: {self.cell} has no recurrent weights. Expected 0")
         if definition.own and self.layer_norm and definition.inside(self):
             raise ValueError(
@@ -493,7 +494,8 @@ def _read(name: str, value: str | None, option: Option | None) -> Any:
     raise ValueError(f"Cannot read the option '{name}{'' if value is None else '=' + value}': expected {kind}")
 
 
-def _checked(name: str, value: Any, option: Option) -> Any:
+def checked_option(name: str, value: Any, option: Option) -> Any:
+    """A value that an option may have. Errors: ValueError."""
     if option.choices:
         if value not in option.choices:
             raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, option.choices))}")

@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 from weakref import WeakValueDictionary
 
 from . import cells
@@ -63,7 +63,12 @@ class Sym:
         return tuple(arg for arg in self.args if isinstance(arg, Sym))
 
     def __getitem__(self, rows: Any) -> Sym:
+        if _watching:
+            raise TypeError("a value of the cell has no parts, for equations are of one unit: m.linear mixes units")
         return self  # a lone block is all of its stack
+
+    def __iter__(self) -> NoReturn:  # or sum() would go on for ever
+        raise TypeError("a value of the cell is one number of each unit, and has no parts to go through")
 
     def __add__(self, other: Any) -> Any:
         return _lift("+", self, other)
@@ -155,6 +160,8 @@ def _made(op: str, *given: Any) -> Sym:
             raise TypeError(f"'{op}' is given {type(arg).__name__}: it takes values of the cell, and numbers")
     if op in BINARY:
         left, right = args
+        if op == "/" and right == Sym("number", 0.0):
+            raise ZeroDivisionError("division by zero")
         if right == (neutral := Sym("number", float(_NEUTRAL[op]))):
             return left
         if left == neutral and op in "+*":

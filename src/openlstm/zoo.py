@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .cells import CELLS, Option
+from .cells import CELLS, Option, activation
 from .declare import cell
 
 # The eight variants of Greff, Srivastava, Koutnik, Steunebrink and Schmidhuber 2017, "LSTM: A Search Space Odyssey",
@@ -142,13 +142,13 @@ def MGU(z: Any, s: Any, w: Any, m: Any, o: Any) -> dict[str, Any]:
 )
 def IndRNN(z: Any, s: Any, w: Any, m: Any, o: Any) -> dict[str, Any]:
     """Li, Li, Cook, Zhu and Gao 2018, "Independently recurrent neural network", eq. 3: each unit sees itself alone."""
-    return {"h": getattr(m, o.nonlinearity)(z["h"] + w["u"] * s["h"])}
+    return {"h": activation(m, o.nonlinearity)(z["h"] + w["u"] * s["h"])}
 
 
 @cell(
     ("i", "f", "g", "o"),
     ("h", "c", "n", "m"),
-    initial={"m": -1e4},
+    initial={"m": -1e30},
     options={"forget_gate": Option("sigmoid", ("sigmoid", "exp"), help="Function of the forget gate.")},
     titles={
         "i": "input gate",

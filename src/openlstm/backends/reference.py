@@ -36,11 +36,15 @@ class Torch:
 
     @staticmethod
     def maximum(a: Tensor | float, b: Tensor | float) -> Tensor:
-        return torch.maximum(*_both(a, b))
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            return torch.maximum(a, b)
+        return torch.clamp(a, min=b) if isinstance(a, Tensor) else torch.clamp(b, min=a)  # type: ignore[arg-type]
 
     @staticmethod
     def minimum(a: Tensor | float, b: Tensor | float) -> Tensor:
-        return torch.minimum(*_both(a, b))
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            return torch.minimum(a, b)
+        return torch.clamp(a, max=b) if isinstance(a, Tensor) else torch.clamp(b, max=a)  # type: ignore[arg-type]
 
     @staticmethod
     def negative(x: Tensor) -> Tensor:
@@ -61,12 +65,6 @@ class Torch:
     @staticmethod
     def join(r: Tensor, p: Tensor) -> Tensor:
         return torch.cat((r, p), -1)
-
-
-def _both(a: Tensor | float, b: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Numbers as tensors of the other's type."""
-    like = next(each for each in (a, b) if isinstance(each, Tensor))
-    return tuple(torch.as_tensor(each, dtype=like.dtype, device=like.device) for each in (a, b))  # type: ignore
 
 
 def why_not(spec: Spec, x: Tensor) -> str | None:

@@ -6,6 +6,7 @@ The Scan's body is made by running `step.Step` on values of ONNX, so no cell's e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class Graph:
         from onnx import numpy_helper
 
         array = np.asarray(given)
-        array = array.astype(np.float32) if array.dtype.kind == "f" or isinstance(given, (int, float)) else array
+        array = array.astype(np.float32) if array.dtype.kind == "f" or isinstance(given, Real) else array
         name = self._name("constant")
         self.constants.append(numpy_helper.from_array(array, name))
         return Value(self, name)
