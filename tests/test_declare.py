@@ -54,12 +54,13 @@ def results(module, x, how, **options):
     return [y.detach(), *(state.detach() for state in states), *(g.clone() for g in gradients)]
 
 
-def agree(module, x, bound=2e-5, **options):
-    """Does the engine give what the reference gives in float64, with gradients and without."""
+def agree(module, x, bound=2e-5, without=True, **options):
+    """Does the engine give what the reference gives in float64, with gradients and `without`: then it keeps less."""
     fast = results(module, x, "cpu", **options)
-    with torch.no_grad():
-        torch.manual_seed(0)
-        torch.testing.assert_close(module(x, **options)[0], fast[0], rtol=1e-6, atol=1e-6)
+    if without:
+        with torch.no_grad():
+            torch.manual_seed(0)
+            torch.testing.assert_close(module(x, **options)[0], fast[0], rtol=1e-6, atol=1e-6)
     exact = results(copy.deepcopy(module).double(), x.double(), "reference", **options)
     for found, wanted in zip(fast, exact, strict=True):
         assert torch.isfinite(wanted).all()
@@ -662,7 +663,7 @@ def agree_everywhere(cache, program, seed, layers, both, options):
     agree(module, x, lengths=lengths)
     if COMPILER:
         with compiling(cache):
-            agree(module, x)
+            agree(module, x, without=False)
     spec, walk = module.spec, module.spec.walks[0]
     p = {name: getattr(module, name + walk.suffix).detach().numpy() for name in spec.shapes(walk)}
     step = Step(spec, walk, p, Numpy)
