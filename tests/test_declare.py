@@ -831,7 +831,13 @@ def test_the_command_line_is_told_of_cells(tmp_path, monkeypatch):
         found = run(cli.app, ["--cells", name, "describe", "FromFile(3, 4)"])
         assert found.exit_code == 0 and "72 parameters" in found.stdout
         del CELLS["FromFile"]
-    sys.modules.pop("own_cells_of_a_test")
+        sys.modules.pop("own_cells_of_a_test")
+    before = sys.modules["random"]
+    Path("random.py").write_text(CELLS_OF_A_FILE)  # a file is that file, whatever else has its name
+    found = run(cli.app, ["--cells", "random.py", "describe", "FromFile(3, 4)"])
+    assert found.exit_code == 0 and sys.modules["random"] is before
+    Path("random.py").unlink()
+    del CELLS["FromFile"]
     found = run(cli.app, ["--cells", "no_such_module", "describe", "FromFile(3, 4)"])
     assert found.exit_code == 2 and "Cannot import 'no_such_module' (No module named 'no_such_module')" in found.stderr
     Path("broken_cells_of_a_test.py").write_text(CELLS_OF_A_FILE.replace("m.tanh(c)", "m.tanhh(c)"))

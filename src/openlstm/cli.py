@@ -85,19 +85,21 @@ def _options(
 def _declare(name: str) -> None:
     """Runs a module that declares cells. Errors: ValueError where it cannot be imported; whatever it raises."""
     path = Path(name)
-    sys.path.insert(0, str((path.parent if path.suffix == ".py" else Path()).resolve()))  # as `python name` has it
+    folder = str((path.parent if path.suffix == ".py" else Path()).resolve())
+    sys.path.insert(0, folder)  # as `python name` has it
     try:
         if path.suffix == ".py":
             told = spec_from_file_location(path.stem, path)
             assert told is not None and told.loader is not None
             module = module_from_spec(told)
+            sys.modules.setdefault(path.stem, module)  # where pickles look for its classes
             told.loader.exec_module(module)
         else:
             import_module(name)
     except (ImportError, OSError, SyntaxError) as error:
         raise ValueError(f"Cannot import '{name}' ({error}): give a Python module, or the path of a .py file") from None
     finally:
-        sys.path.pop(0)
+        sys.path.remove(folder)
 
 
 @app.command()

@@ -221,11 +221,8 @@ class _Run:
             try:
                 found = cell.equations(*given, _Arithmetic(), spec)
             except Exception as error:
-                hint = (
-                    "; use the functions of m"
-                    if isinstance(error, TypeError) and not str(error).startswith("m.")
-                    else ""
-                )
+                foreign = isinstance(error, TypeError) and not str(error).startswith("m.")
+                hint = "; use the functions of m" if foreign else ""
                 told = error.args[0] if isinstance(error, KeyError) and error.args else error
                 text = re.sub("'?Sym'?", "a value of the cell", str(told))
                 raise ValueError(f"{self._said(_line(error.__traceback__, cell.equations))}{text}{hint}") from error

@@ -55,7 +55,7 @@ class Sym:
     @property
     def constant(self) -> bool:
         """Is it made of numbers and parameters only."""
-        return self.op != "name" and all(part.constant for part in self.parts)
+        return all(node.op != "name" for node in nodes([self]))
 
     @property
     def parts(self) -> tuple[Sym, ...]:
