@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +217,9 @@ def test_the_best_rate_of_the_grid_is_taken(tmp_path):
         own.found.append(experiment.Found(*row, asked.sentences, asked.noise, "", 0, f"{score} 0", 0, 0, 0, 0, ""))
     assert own.best(experiment.Asked("RNN", seed=2)) == experiment.Asked("RNN", rate=experiment.RATES[1], seed=2)
     assert own.best(experiment.Asked("GRU")).rate == experiment.RATES[0]
+    assert [each.rate for each in own.rates(experiment.Asked("GRU"))] == [experiment.RATES[0]]
+    own.found[5] = replace(own.found[5], curve="8.9 0")  # of the GRU: as good as the first
+    assert [each.rate for each in own.rates(experiment.Asked("GRU", seed=1))] == list(experiment.RATES[:2])
 
 
 def test_what_torch_has():

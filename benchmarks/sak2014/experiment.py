@@ -30,6 +30,7 @@ from . import corpus, models, training
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 LSTM, WINDOW, RECTIFIED = "LSTM, peepholes", "feed-forward", "feed-forward, ReLU"
 DEEP = {LSTM: (1, 2, 5), "LSTMP": (1, 2, 5)}  # layers, with 126 states; in context all have one
+EQUAL = 0.2  # points of the grid that tell nothing of a rate over a whole run: both are tried
 EDGE = 3e-2  # beyond the grid: the net of sigmoids does best at its edge
 GRID, HALF, EPOCHS, LONG, SEEDS = 3, 1200, 8, 24, 3  # HALF: sentences for the grid
 FORMS = (*models.ROWS, *models.WINDOWS)
@@ -185,12 +186,19 @@ class Experiment:
             )
         return replace(one, rate=max(found, key=lambda each: each.best).rate)
 
+    def rates(self, one: Asked) -> list[Asked]:
+        """The same with that rate, and with those that did as well."""
+        tried = set(self.grid([one]))
+        scores = {each.rate: each.best for each in self.found if each.asked in tried}
+        best = scores[self.best(one).rate]
+        return [replace(one, rate=rate) for rate, score in sorted(scores.items()) if best - score < EQUAL]
+
     def whole(self, context: bool) -> list[Asked]:
         """All models for an inventory of states, each seed in turn."""
         rows = (*models.ROWS, WINDOW)
         forms = [Asked(row, context, k) for row in rows for k in ((1,) if context else DEEP.get(row, (1,)))]
         self.measure(self.grid(forms))
-        asked = [replace(self.best(form), seed=seed) for seed in range(SEEDS) for form in forms]
+        asked = [replace(each, seed=seed) for seed in range(SEEDS) for form in forms for each in self.rates(form)]
         self.measure(asked)
         return asked
 

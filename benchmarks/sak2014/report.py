@@ -128,8 +128,12 @@ def curves(found: Sequence[Found]) -> Figure:
         figure = Figure(figsize=(4.6 * len(panels) + 2.2, 4), layout="constrained")
         for axes, context in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             runs = main_runs(found, context)
+            ranked = sorted(runs, key=lambda group: max(each.best for each in group))
+            best = {(group[0].row, group[0].layers): group for group in ranked}
             for group in runs:
                 first = group[0]
+                if group is not best[first.row, first.layers]:
+                    continue  # of two rates the better one is drawn
                 each = np.array([[float(score) for score in one.curve.split()] for one in group]).mean(0)
                 frames = first.frames / len(each) * np.arange(1, len(each) + 1) / 1e6
                 deep = {1: "-", 2: "--", 5: ":"}[first.layers]
