@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from openlstm.train.task import load
+from openlstm.train import load
 
 
 class Predict:

@@ -132,6 +132,9 @@ def test_a_command_converts_and_says_the_difference(tmp_path, monkeypatch):
     code, text = run("m.pt", "a.safetensors", "--name", "a")
     assert code == 0 and "Wrote a.safetensors: lstm(3, 5)" in text and "largest difference" in text, text
     same(Layers(*_ours("a.safetensors")), model["a"])
+    openlstm.save(openlstm.load("a.safetensors"), "named_wrongly.pt")  # what a file is stands in it
+    code, text = run("named_wrongly.pt", "again.safetensors")
+    assert code == 0 and "lstm(3, 5)" in text, text
     code, text = run("a.safetensors", "back.pt")
     assert code == 0, text
     assert torch.load("back.pt").keys() == model["a"].state_dict().keys()

@@ -7,6 +7,7 @@ import functools
 import math
 import pickle
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ import openlstm
 from openlstm import cells, cli, convert, emit, nn, zoo
 from openlstm.backends import reference
 from openlstm.cells import CELLS, OLDER, Numpy, Option
+from openlstm.declare import USABLE
 from openlstm.spec import Spec
 from openlstm.step import Step
 
@@ -464,6 +466,22 @@ def called(z, s, w, m, o):
     return {"dx": z["f"] + z["g"], "h": z["f"], "c": z["g"]}
 
 
+def one(z, s, w, m, o):
+    return z["f"] + z["g"]
+
+
+def without_options(z, s, w, m):
+    return {"h": z["f"], "c": z["g"]}
+
+
+def by_attribute(z, s, w, m, o):
+    return {"h": z.f, "c": z["g"]}
+
+
+def a_method(z, s, w, m, o):
+    return {"h": z["f"].sum(), "c": z["g"]}
+
+
 def two(z, s, w, m, o):
     return z["f"], z["g"]
 
@@ -487,6 +505,10 @@ def two(z, s, w, m, o):
         (a_matrix, {"matrices": {"weight_a": ["A"]}}, r"line \d+ .*w\['A'\] is a matrix.*use m.linear"),
         (a_vector, {"vectors": {"weight_a": ["A"]}}, r"line \d+ .*takes w\['A'\] as its matrix, but that is a vector"),
         (two, {}, "it gives tuple: expected a dict"),
+        (one, {}, "it gives one value: expected a dict"),
+        (without_options, {}, r"takes \(z, s, w, m\): expected \(z, s, w, m, o\)$"),
+        (by_attribute, {}, r"line \d+ .*z has no 'f': write z\['f'\]$"),
+        (a_method, {}, r"line \d+ .*: a value of the cell has no attribute 'sum'$"),
         (a_part, {}, r"line \d+ .*a value of the cell has no parts"),
         (a_sum, {}, r"line \d+ .*one number of each unit"),
         (by_zero, {}, r"line \d+ .*division by zero"),
@@ -524,7 +546,7 @@ def two(z, s, w, m, o):
         (plain, {"bias": {"q": 1}}, "has bias of 'q', which is none of f, g"),
         (plain, {"titles": {"q": "what"}}, "has a title for 'q'"),
         (plain, {"gates": ("f", "f", "g")}, "has a gate twice"),
-        (plain, {"gates": ("x", "g")}, "has a gate called 'x'"),
+        (plain, {"gates": ("x", "g")}, "has a gate called 'x', as a step calls something else"),
         (plain, {"gates": ()}, "has no gates"),
         (plain, {"alone": ("q",)}, "has alone=.*but its gates are f, g"),
         (plain, {"inside": ("f",)}, "those gates come last"),
@@ -535,6 +557,17 @@ def test_what_cannot_be_a_cell_is_refused(equations, how, message):
     with pytest.raises(ValueError, match=message):
         declare(equations, **how)
     assert before == CELLS
+
+
+def test_gates_must_be_said():
+    with pytest.raises(
+        ValueError, match=r"^openlstm.cell is put before 'plain' alone: expected @openlstm.cell\(gates="
+    ):
+        openlstm.cell(plain)
+
+
+def test_help_lists_the_arithmetic():
+    assert all(re.search(rf"\b{name}\b", openlstm.cell.__doc__) for name in USABLE)
 
 
 def test_names_of_built_in_cells_are_taken():
@@ -826,7 +859,7 @@ def test_the_command_line_is_told_of_cells(tmp_path, monkeypatch):
     run = CliRunner().invoke
     Path("own_cells_of_a_test.py").write_text(CELLS_OF_A_FILE)
     found = run(cli.app, ["describe", "FromFile(3, 4)"])
-    assert found.exit_code == 2 and "Unknown cell 'FromFile'" in found.stderr and "--cells MODULE" in found.stderr
+    assert found.exit_code == 2 and "Unknown cell 'FromFile'" in found.stderr and "--cells FILE" in found.stderr
     for name in ("own_cells_of_a_test.py", "own_cells_of_a_test"):
         found = run(cli.app, ["--cells", name, "describe", "FromFile(3, 4)"])
         assert found.exit_code == 0 and "72 parameters" in found.stdout
@@ -839,11 +872,21 @@ def test_the_command_line_is_told_of_cells(tmp_path, monkeypatch):
     Path("random.py").unlink()
     del CELLS["FromFile"]
     found = run(cli.app, ["--cells", "no_such_module", "describe", "FromFile(3, 4)"])
-    assert found.exit_code == 2 and "Cannot import 'no_such_module' (No module named 'no_such_module')" in found.stderr
+    assert found.exit_code == 2 and "There is no 'no_such_module': give a Python module" in found.stderr
     Path("broken_cells_of_a_test.py").write_text(CELLS_OF_A_FILE.replace("m.tanh(c)", "m.tanhh(c)"))
     found = run(cli.app, ["--cells", "broken_cells_of_a_test.py", "describe", "FromFile(3, 4)"])
     assert found.exit_code == 2 and "line 8 of broken_cells_of_a_test.py" in found.stderr
-    assert "did you mean m.tanh?" in found.stderr
+    assert found.stderr.rstrip().endswith("did you mean m.tanh?")
+    found = run(cli.app, ["describe", "FromFile(3, 4)", "--cells", "a.py"])
+    assert found.exit_code == 2 and "--cells stands before the command" in found.stderr
+    for name, text, told in (
+        ("a", "x = 1\n\n1 / 0", ", line 3 of a.py: ZeroDivisionError: division by zero."),
+        ("b", "import no_such_module", ", line 1 of b.py: ModuleNotFoundError: No module named 'no_such_module'."),
+        ("c", "def f(:", ": SyntaxError: invalid syntax (c.py, line 1)."),
+    ):
+        Path(f"{name}.py").write_text(text)
+        found = run(cli.app, ["--cells", f"{name}.py", "describe", "FromFile(3, 4)"])
+        assert found.exit_code == 2 and found.stderr == f"Error: '{name}.py' failed when it was run{told}\n"
 
 
 def test_a_cell_is_trained(tmp_path, monkeypatch):

@@ -326,6 +326,13 @@ def test_explain_takes_our_layers():
         openlstm.explain(torch.nn.LSTM(3, 4), torch.zeros(2, 1, 3))
 
 
+def test_explain_says_what_becomes_of_equations(monkeypatch):
+    for command, told in (((), "its equations interpreted: see openlstm.use_compiler"), (("c++",), "compiled")):
+        monkeypatch.setattr(openlstm.compiled, "command", command)
+        said = openlstm.explain(openlstm.zoo.MGU(3, 4), torch.zeros(2, 1, 3)).splitlines()
+        assert said[1].startswith("cpu        runs, its equations ") and said[1].endswith(told)
+
+
 # save and load
 
 
@@ -348,7 +355,9 @@ def test_a_file_gives_the_same_module_back(text, dtype, tmp_path):
 
 
 def test_save_takes_our_modules_only(tmp_path):
-    with pytest.raises(TypeError, match=r"^save takes an LSTM, GRU or RNN of openlstm, got Linear$"):
+    with pytest.raises(
+        TypeError, match=r"^save takes a recurrent layer of openlstm, got torch.nn.modules.linear.Linear$"
+    ):
         openlstm.save(torch.nn.Linear(2, 2), tmp_path / "x")
     assert not list(tmp_path.iterdir())
 

@@ -235,7 +235,7 @@ def test_the_ways_to_say_the_same():
         ("lstm(3, 5; cell_clip)", "Cannot read the option 'cell_clip': expected a number"),
         *(
             (f"lstm(3, 5; {name}=7)", f"Unknown option '{name}' of lstm: expected one of {', '.join(KNOWN)}")
-            for name in ("hidden_size", "cell", "cls", "input_size", "num_layers", "options", "_text", "")
+            for name in ("hidden_size", "cls", "input_size", "num_layers", "options", "_text", "")
         ),
         (
             "rnn(3, 5; peephole=dense)",

@@ -263,9 +263,10 @@ def test_what_cannot_be_streamed(path, tmp_path):
         (lambda: stream.step(x, out=np.zeros((2, 5))), "out is float64 of shape (2, 5): expected float32"),
         (lambda: stream.step(x, which=[0, 2]), "which is [0, 2]: expected a list of numbers of streams, 0 to 1"),
         (lambda: stream.step(x, which=[-1, 0]), "which is [-1, 0]: expected"),
+        (lambda: stream.reset(1), "which is 1: expected a list of numbers of streams, 0 to 1"),
         (lambda: stream.step(x, which=[1, 1]), "which is [1, 1]: expected each stream once"),
-        (lambda: stream.run(1.0), "x is float64 of shape (): expected numbers of shape (0, 2, 3)"),
-        (lambda: stream.run(x), "x is float32 of shape (2, 3): expected numbers of shape (2, 2, 3)"),
+        (lambda: stream.run(1.0), "x is float64 of shape (): expected numbers of shape (steps, 2, 3)"),
+        (lambda: stream.run(x), "x is float32 of shape (2, 3): expected numbers of shape (steps, 2, 3)"),
         (lambda: setattr(stream, "state", {}), "state has nothing: expected h_l0, c_l0"),
         (
             lambda: setattr(stream, "state", stream.state | {"h_l0": np.zeros(5)}),

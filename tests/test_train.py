@@ -20,12 +20,12 @@ from typer.testing import CliRunner
 
 from openlstm import file
 from openlstm.cli import WRONG, app
-from openlstm.train import loop, runs
+from openlstm.train import load, loop, runs
 from openlstm.train.config import Config, ForecastConfig
 from openlstm.train.forecast import ForecastJob
 from openlstm.train.report import how
 from openlstm.train.series import Series
-from openlstm.train.task import Job, Results, Share, Shuffled, load, seeded
+from openlstm.train.task import Job, Results, Share, Shuffled, seeded
 
 SMALL = ForecastConfig(target=("y",), hidden=4, epochs=3, window=8, batch=64)
 

@@ -114,7 +114,7 @@ def test_lists_of_numbers_and_names():
 
 
 def test_an_unknown_cell():
-    with pytest.raises(ValueError, match=r"^Unknown cell 'lstn': expected one of lstm, gru, rnn, .*--cells MODULE"):
+    with pytest.raises(ValueError, match=r"^Unknown cell 'lstn': expected one of lstm, gru, rnn, .*--cells FILE"):
         ForecastConfig(cell="lstn")
 
 

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import torch
 
-from openlstm.train import runs
+from openlstm.train import load, runs
 from openlstm.train.config import ForecastConfig
 from openlstm.train.forecast import Forecaster, ForecastJob, plan, read_files
 from openlstm.train.forecast_plots import forecast_figure
 from openlstm.train.series import Series
-from openlstm.train.task import Share, load
+from openlstm.train.task import Share
 
 SMALL = ForecastConfig(target=("y",), hidden=4, epochs=3, window=8, batch=64)
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from openlstm import file
-from openlstm.train import frames, frames_files, loop
+from openlstm.train import frames, frames_files, load, loop
 from openlstm.train.config import FramesConfig
 from openlstm.train.frames import TASK, FrameClassifier, Frames, FramesJob, read
-from openlstm.train.task import Picture, Share, Table, load
+from openlstm.train.task import Picture, Share, Table
 
 SMALL = {"hidden": 6, "epochs": 2, "batch": 4, "threads": 1}
 

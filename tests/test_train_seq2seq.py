@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-from openlstm import file
+import openlstm
+from openlstm import convert, file, train
 from openlstm.spec import Spec
-from openlstm.train import loop, runs, seq2seq, seq2seq_files, task
+from openlstm.train import loop, runs, seq2seq, seq2seq_files
 from openlstm.train.config import RECURRENT, Seq2SeqConfig
 from openlstm.train.seq2seq import BEGIN, END, PAD, SAID, TASK, UNKNOWN, Batch, Facts, Ids, Symbols, Translator
 from openlstm.train.task import Share
@@ -705,8 +706,15 @@ def test_file_round_trip(options):
     job = job_of(**options)
     loop.train(job)
     job.model.save("m.safetensors")
-    again = task.load("m.safetensors")
+    again = train.load("m.safetensors")
     assert isinstance(again, Translator) and again.about == job.model.about and again.spec == job.model.spec
+    found = convert.read("m.safetensors")  # its layers, as other formats may have them
+    assert {name: layers.spec for name, layers in found.items()} == {
+        name: getattr(job.model, name).spec for name in ("encoder", "decoder")
+    }
+    weight = job.model.decoder.weight_hh_l0.detach().numpy()
+    np.testing.assert_array_equal(found["decoder"].arrays["weight_hh_l0"], weight)
+    assert message(ValueError, openlstm.load, "m.safetensors").startswith("'m.safetensors' is a trained model, not lay")
     path = write("".join(f"{a}\n" for a, _ in reversals(8)))
     pd.testing.assert_frame_equal(*(pd.concat(model.predict([path])) for model in (job.model, again)))
 

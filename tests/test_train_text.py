@@ -17,10 +17,10 @@ from torch import nn
 
 from openlstm import file
 from openlstm.plots import write
-from openlstm.train import loop, text
+from openlstm.train import load, loop, text
 from openlstm.train.config import TextConfig
 from openlstm.train.ngram import ngram_bits, probabilities
-from openlstm.train.task import Passage, Picture, Share, Table, load
+from openlstm.train.task import Passage, Picture, Share, Table
 from openlstm.train.text import TASK, Lanes, TextAbout, TextJob, TextModel
 from openlstm.train.text_report import surprise_figure
 

@@ -1,11 +1,11 @@
-"""Counts have the noun that goes with them."""
+"""Counts have the noun that goes with them, and unknown words the known one that is close."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from openlstm.words import counted
+from openlstm.words import counted, meant
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,18 @@ from openlstm.words import counted
 )
 def test_a_count_and_its_noun(count, nouns, said):
     assert counted(count, *nouns) == said
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("peepholes", "; did you mean 'peephole'?"),
+        ("resting", "; did you mean 'Resting'?"),
+        ("num_layer", "; did you mean 'num_layers'?"),
+        ("num_layers", ""),
+        ("colour", ""),
+        ("", ""),
+    ],
+)
+def test_what_was_meant(given, said):
+    assert meant(given, ("peephole", "Resting", "num_layers")) == said

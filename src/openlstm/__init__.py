@@ -10,6 +10,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import convert as convert
+    from . import draw as draw
+    from . import train as train
+    from . import zoo as zoo
     from .backends import backend as backend
     from .backends import explain as explain
     from .cells import Option as Option
@@ -42,10 +46,13 @@ _HOME = {
     "Spec": "spec",
     "Stream": "stream",
 }
-__all__ = sorted(_HOME)
+_MODULES = ("convert", "draw", "train", "zoo")  # that are used by their name
+__all__ = sorted((*_HOME, *_MODULES))
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module("." + name, __name__)
     if name not in _HOME:
         raise AttributeError(f"module 'openlstm' has no attribute '{name}'")
     try:
@@ -59,4 +66,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_HOME, *_MODULES})

@@ -8,6 +8,7 @@ from importlib import import_module
 from importlib.metadata import version as version_of
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from traceback import extract_tb
 from typing import Annotated, Any
 
 try:
@@ -38,6 +39,10 @@ class Commands(TyperGroup):
             raise typer.Exit(WRONG) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            if getattr(error, "option_name", "") == "--cells":  # the class is typer's own
+                raise typer.BadParameter("--cells stands before the command: openlstm --cells FILE ...") from None
+            raise
 
 
 app = typer.Typer(
@@ -54,7 +59,8 @@ def _sentence(error: Exception) -> str:
         return f"This needs {error.name}: install it with pip install 'openlstm[train]'."
     if isinstance(error, OSError) and error.strerror:  # the system's own
         return f"{error.strerror}: '{error.filename}'." if error.filename else f"{error.strerror}."
-    return str(error).rstrip(".") + "."
+    text = str(error).rstrip(".")
+    return text if text.endswith(("?", "!")) else f"{text}."
 
 
 def _say(text: str) -> None:
@@ -74,7 +80,7 @@ def _options(
     ] = False,
     cells: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODULE", help="Python module or file that declares cells of your own: it is run."),
+        typer.Option(metavar="FILE", help="Python file, or module, that declares cells of your own: it is run."),
     ] = None,
 ) -> None:
     """See inside recurrent networks, and train them."""
@@ -96,8 +102,16 @@ def _declare(name: str) -> None:
             told.loader.exec_module(module)
         else:
             import_module(name)
-    except (ImportError, OSError, SyntaxError) as error:
-        raise ValueError(f"Cannot import '{name}' ({error}): give a Python module, or the path of a .py file") from None
+    except ValueError:  # what is wrong with a cell has its line
+        raise
+    except Exception as error:
+        missing = isinstance(error, FileNotFoundError) and error.filename == str(path)
+        if missing or (isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]):
+            raise ValueError(f"There is no '{name}': give a Python module, or the path of a .py file") from None
+        machinery = (__file__, import_module.__code__.co_filename)
+        own = [at for at in extract_tb(error.__traceback__) if at.filename[0] != "<" and at.filename not in machinery]
+        where = f", line {own[-1].lineno} of {Path(own[-1].filename).name}" if own else ""
+        raise ValueError(f"'{name}' failed when it was run{where}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(folder)
 
@@ -212,11 +226,11 @@ def quantize(
         size = float(np.sqrt(np.mean(before**2)))
         console.print(f"On random input the outputs change by {error:.2g}, which is {error / size:.2%} of their size")
     if data:
-        from .train.task import load
+        from .train import load
 
         found = [load(path) for path in (model, target)]
         scores = [dict(_scores(each.evaluate(each.read(data)).metrics)) for each in found]
-        table = Table("score", "before", "after", title="What changes")
+        table = Table("score", "before", "after", title="What changes, on all of this data")
         for name in scores[0]:
             if scores[0][name] != scores[1].get(name):
                 table.add_row(name, *(f"{each[name]:.5g}" for each in scores))
@@ -295,8 +309,8 @@ def explore(
     data: Annotated[
         Path | None,
         typer.Argument(
-            help="What the model reads: a CSV file, or for layers alone an .npy file, (steps, inputs). A trace needs "
-            "none; a text file with a character for each step is shown beside it.",
+            help="What the model reads: what it was trained on (.csv, text, .npz), or for layers alone a CSV or .npy "
+            "file, (steps, inputs). A trace needs none; a text file with a character for each step is shown beside it.",
             show_default="none",
         ),
     ] = None,
@@ -332,10 +346,9 @@ def _traced(model: Path, data: Path | None) -> tuple[Any, Any]:
 
     from .models import load
     from .models import trace as run
+    from .train import load as load_trained
 
     if "task" in metadata:
-        from .train.task import load as load_trained
-
         return load_trained(model).look(data)
     layer = load(model)
     given = torch.from_numpy(_numbers(data)).to(next(layer.parameters()).dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
+import inspect
 import linecache
 import math
 import re
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 Equations = Callable[[Any, Any, Any, Any, Any], Mapping[str, Any]]
 Names = Sequence[str]
+TAKES = ("z", "s", "w", "m", "o")  # what equations are given
 USABLE = (*FUNCTIONS, "layer_norm", "linear")  # of an arithmetic, in equations
 STANDARD = ("weight_ih", "weight_hh", "weight_hr", "weight_hp", "norm_ih", "norm_hh")  # parameters that all may have
 # Names that a step and its derivative have beside the cell's own.
@@ -77,6 +79,9 @@ def cell(
     there.
     refuse: why options do not go together.
 
+    The arithmetic m: sigmoid, tanh, relu, softplus, exp, expm1, log, abs, negative, step (1 above 0, else 0) and
+    layer_norm of a value; maximum and minimum of two; clip(value, low, high); linear(value, matrix, bias or None).
+
     Errors: ValueError for a declaration or equations that cannot be a cell, with the line.
 
     >>> @cell(gates=("f", "g"), states=("h", "c"), bias={"f": 1.0})
@@ -88,10 +93,18 @@ def cell(
     janet(3, 4, 4; bidirectional)
     """
 
+    if isinstance(gates, FunctionType) and gates.__code__.co_argcount > 1:
+        raise ValueError(f"openlstm.cell is put before '{gates.__name__}' alone: expected @openlstm.cell(gates=(...))")
+
     def declare(equations: Equations) -> Any:
         name = getattr(equations, "__name__", "")
         if not isinstance(equations, FunctionType) or not name.isidentifier():
             raise ValueError(f"openlstm.cell is put before {equations!r}: expected a function with a name, by def")
+        try:
+            inspect.signature(equations).bind(*TAKES)
+        except TypeError:
+            found = ", ".join(inspect.signature(equations).parameters)
+            raise ValueError(f"The cell '{name}' takes ({found}): expected ({', '.join(TAKES)})") from None
         for field, told in (("initial", initial), ("options", options), ("titles", titles)):
             if told is not None and not isinstance(told, Mapping):
                 raise ValueError(f"The cell '{name}' has {field}={told!r}: expected a dict")
@@ -224,10 +237,11 @@ class _Run:
                 foreign = isinstance(error, TypeError) and not str(error).startswith("m.")
                 hint = "; use the functions of m" if foreign else ""
                 told = error.args[0] if isinstance(error, KeyError) and error.args else error
-                text = re.sub("'?Sym'?", "a value of the cell", str(told))
+                text = re.sub("'?Sym'?( object)?", "a value of the cell", str(told))
                 raise ValueError(f"{self._said(_line(error.__traceback__, cell.equations))}{text}{hint}") from error
         if not isinstance(found, Mapping):
-            raise ValueError(f"{self._said()}it gives {type(found).__name__}: expected a dict of every named value")
+            what = "one value" if isinstance(found, Sym) else type(found).__name__
+            raise ValueError(f"{self._said()}it gives {what}: expected a dict of every named value")
         for key, value in found.items():
             if not isinstance(value, Sym):
                 raise ValueError(f"{self._said()}'{key}' is {value!r}: expected a value made of z, s and w")
@@ -360,6 +374,9 @@ class _Named(dict[str, Sym]):
         known = ", ".join(key for key in self if key != "h_seen") or "none"
         raise KeyError(f"there is no {self.letter}[{name!r}]: {self.what} are {known}")
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{self.letter} has no '{name}': write {self.letter}['{name}']")
+
 
 class _Arithmetic:
     """The arithmetic of symbols, which says what it has."""
@@ -420,7 +437,8 @@ def _check_declaration(name: str, own: Cell) -> None:
     for kind, names in (("gate", spec.gates), ("state", own.states), ("parameter", tuple(blocks))):
         for each in names:
             if not isinstance(each, str) or not each.isidentifier() or each in _TAKEN:
-                refuse(f"has a {kind} called {each!r}: give it another name")
+                why = ", as a step calls something else" if each in _TAKEN else ", which is no name"
+                refuse(f"has a {kind} called {each!r}{why}: give it another name")
         if len(set(names)) < len(names):
             refuse(f"has a {kind} twice: {', '.join(names)}")
     if not spec.gates:

@@ -260,7 +260,9 @@ def save(module: Recurrent, path: str | os.PathLike[str]) -> None:
     Errors: TypeError for what is no layer of openlstm, ValueError for one whose parameters are not those of its spec.
     """
     if not isinstance(module, Recurrent) or isinstance(module, RecurrentCell):
-        raise TypeError(f"save takes an LSTM, GRU or RNN of openlstm, got {type(module).__name__}")
+        kind = type(module)
+        own = ": it has a method save of its own" if hasattr(kind, "save") else ""
+        raise TypeError(f"save takes a recurrent layer of openlstm, got {kind.__module__}.{kind.__qualname__}{own}")
     state = module.state_dict()
     if state.keys() != module.spec.parameters.keys():
         more = ", ".join(sorted(state.keys() ^ module.spec.parameters.keys()))
@@ -275,6 +277,10 @@ def save(module: Recurrent, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str], device: Any = "cpu") -> Recurrent:
     """The module that `save` wrote. Nothing in the file is executed. Errors: FileNotFoundError, ValueError."""
     tensors, metadata = file.read(path, "torch")
+    if "task" in metadata:
+        raise ValueError(
+            f"'{path}' is a trained model, not layers alone: openlstm.train.load reads it, with its layers as parts"
+        )
     spec = file.read_spec(path, metadata)
     file.match(path, spec, tensors)
     module = of(spec, device="meta")

@@ -12,7 +12,7 @@ from numbers import Real
 from typing import Any
 
 from .cells import ACTIVATIONS, BUILT_IN, CELLS, OLDER, Cell, Option
-from .words import counted
+from .words import counted, meant
 
 # Parameters that torch.nn has too. The others follow them in every list, so that torch's keep their order.
 TORCH_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
@@ -198,6 +198,11 @@ class Spec:
 
     def __hash__(self) -> int:
         return hash(self._text)  # it is made once, and so is its hash
+
+    @property
+    def title(self) -> str:
+        """The cell as people write it: LSTM, or as it was declared."""
+        return self.cell if self.definition.own else self.cell.upper()
 
     @property
     def num_layers(self) -> int:
@@ -439,7 +444,7 @@ def declarations(cell: str) -> list[Cell]:
     if cell not in CELLS:
         raise ValueError(
             f"Unknown cell '{cell}': expected one of {', '.join(CELLS)}, or one that @openlstm.cell declared: import "
-            "the module that does so first (on the command line: openlstm --cells MODULE ...)"
+            f"the module that does so first (on the command line: openlstm --cells FILE ...){meant(cell, CELLS)}"
         )
     return [CELLS[cell], *OLDER.get(cell, ())]
 
@@ -464,8 +469,9 @@ def _check_names(cell: str, definition: Cell, names: Iterable[str]) -> None:
     own = definition.options
     for name in names:
         if name not in own and name not in _FIELDS:
-            known = ", ".join([*_FIELDS, *own])
-            raise ValueError(f"Unknown option '{name}' of {cell}: expected one of {known}")
+            known = [*_FIELDS, *own]
+            close = meant(name, [*known, "input_size", "hidden_size", "num_layers"])
+            raise ValueError(f"Unknown option '{name}' of {cell}: expected one of {', '.join(known)}{close}")
 
 
 def _read(name: str, value: str | None, option: Option | None) -> Any:

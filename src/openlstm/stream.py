@@ -263,7 +263,7 @@ class Stream:
         """Many steps: (T, I) or (T, N, I), whole numbers (T,) or (T, N), to (T, O) or (T, N, O). Errors: ValueError."""
         time = len(chunk) if np.ndim(chunk) else 0
         lead = (time, *self._lead)
-        x = self._given(chunk, lead, slice(None))
+        x = self._given(chunk, lead, slice(None), ("steps", *self._lead))
         y: Floats = np.empty((*lead, self._model.outputs), np.float32)
         self._engine.run(time, x, y)
         return self._after(y, slice(None))
@@ -338,7 +338,8 @@ class Stream:
 
     def _chosen(self, which: Sequence[int]) -> NDArray[np.int32]:
         count = self.batch or 1
-        found = np.asarray(which) if len(which) else np.empty(0, np.int32)
+        found = np.asarray(which)
+        found = found if found.size else np.empty(0, np.int32)
         if (
             found.ndim != 1
             or found.dtype.kind not in "iu"
@@ -347,15 +348,16 @@ class Stream:
             raise ValueError(f"which is {which!r}: expected a list of numbers of streams, 0 to {count - 1}")
         return np.ascontiguousarray(found, np.int32)
 
-    def _given(self, x: Any, lead: tuple[int, ...], rows: Any) -> Any:
-        """What the layers read, for these streams."""
+    def _given(self, x: Any, lead: tuple[int, ...], rows: Any, told: tuple[Any, ...] | None = None) -> Any:
+        """What the layers read, for these streams. told: what `lead` is called where it is not as expected."""
         model = self._model
         found = np.asarray(x)
         shape = lead if model.lookup else (*lead, model.inputs)
         kinds = "iu" if model.lookup else "fiu"
         if found.shape != shape or found.dtype.kind not in kinds:
             what = "whole numbers" if model.lookup else "numbers"
-            raise ValueError(f"x is {_told(found)}: expected {what} of shape {shape}")
+            wanted = str((*(told or lead), *shape[len(lead) :])).replace("'", "")
+            raise ValueError(f"x is {_told(found)}: expected {what} of shape {wanted}")
         if model.lookup and found.size and not 0 <= found.min() <= found.max() < model.lookup:
             raise ValueError(f"x has numbers from {found.min()} to {found.max()}: expected 0 to {model.lookup - 1}")
         if self._series is not None:

@@ -40,6 +40,11 @@ def why_not(spec: Spec, x: Tensor) -> str | None:
     return None
 
 
+def how() -> str:
+    """What becomes of equations that the core has no code for."""
+    return "its equations compiled" if compiled.command else "its equations interpreted: see openlstm.use_compiler"
+
+
 def _threads() -> int | None:
     given = os.environ.get("OPENLSTM_NUM_THREADS", "")
     if not given:

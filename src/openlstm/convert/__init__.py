@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,7 @@ from .. import file
 from .layers import Layers, Refused
 from .layers import several as layers_of
 
-__all__ = ["FORMATS", "Layers", "Refused", "convert", "read", "write"]
+__all__ = ["FORMATS", "Layers", "Refused", "convert", "read", "write"]  # and each format's module, once it is used
 
 
 class Format(NamedTuple):
@@ -58,8 +59,23 @@ def _format(path: str | os.PathLike[str], given: str | None) -> str:
     raise ValueError(f"'{path}' ends with '{ending}': expected one of {endings}, or say which format it is: {others}")
 
 
+def _format_of(path: str | os.PathLike[str], given: str | None) -> str:
+    """The format of a file that is read: ours says so itself, whatever its name."""
+    if given is None and Path(path).is_file():
+        with suppress(ValueError):
+            file.read_metadata(path)
+            return "openlstm"
+    return _format(path, given)
+
+
 def _module(name: str) -> ModuleType:
     return import_module(f".{name}", __package__)
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in FORMATS or name == "openlstm":
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return _module(name)
 
 
 def read(
@@ -70,10 +86,15 @@ def read(
     format: one of FORMATS; None: by the file's ending. options: what the format's file does not show, as its module
     says. Errors: FileNotFoundError, ValueError (`Refused` where a conversion cannot be right), ImportError.
     """
-    name = _format(path, format)
+    name = _format_of(path, format)
     if options and not FORMATS[name].options:
         raise ValueError(f"Of {FORMATS[name].words} nothing needs to be said: leave out {', '.join(options)}")
     if name == "openlstm":
+        if "task" in file.read_metadata(path):
+            from ..train import load
+
+            trained: dict[str, Layers] = _module("torch").read(load(path))
+            return trained
         arrays, metadata = file.read(path)
         spec = file.read_spec(path, metadata)
         file.match(path, spec, arrays)
@@ -126,7 +147,7 @@ def convert(
         raise ValueError(f"'{source}' has no layers called '{name}': expected one of {', '.join(map(repr, found))}")
     one = found[name] if name is not None else _only(found, source)
     write(one, target, target_format)
-    kind, to = _format(source, source_format), _format(target, target_format)
+    kind, to = _format_of(source, source_format), _format(target, target_format)
     if kind == to == "openlstm":
         return one, None
     if kind == "openlstm":

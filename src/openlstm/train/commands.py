@@ -252,9 +252,9 @@ def evaluate(
 ) -> None:
     """Score a trained model on other data."""
     from ..file import check_place
+    from . import load
     from .report import write_report
     from .runs import write_metrics
-    from .task import load
 
     for path in (out, report):
         if path is not None:
@@ -286,7 +286,7 @@ def predict(
 
     Files go through in pieces, so they may be larger than memory.
     """
-    from .task import load
+    from . import load
 
     trained = load(model)
     call = _with_options(trained.predict, {"steps": steps, "beam": beam, "alpha": alpha}, trained.kind)

@@ -241,7 +241,7 @@ class Forecaster(Trained):
         about = self.about
         starts = scores.origins(first, len(series), about.horizon)
         said = self.at(series, starts)
-        forecasts = {self.spec.cell.upper(): said[..., self.middle]}
+        forecasts = {self.spec.title: said[..., self.middle]}
         forecasts |= scores.naive(series.values, starts, about.horizon, about.season)
         if config is not None and (config.ets or config.arima):
             more = scores.fitted(series.values, starts, about.horizon, about.season, config.ets, config.arima)

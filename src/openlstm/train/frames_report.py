@@ -45,7 +45,7 @@ def report(model: FrameClassifier, data: Frames, chosen: Tensor) -> Results:
         str(label): {"accuracy": float(hits[k] / counts[k]) if counts[k] else None, "count": int(counts[k])}
         for k, label in enumerate(about.classes)
     }
-    lines = ((model.spec.cell.upper(), own), (f"always {word(about.classes[frequent])}", base))
+    lines = ((model.spec.title, own), (f"always {word(about.classes[frequent])}", base))
     shown: list[Any] = [
         Table(
             "Scores on " + " with ".join(f"{count} {what}" for what, count in size.items()),

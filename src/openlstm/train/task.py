@@ -302,12 +302,6 @@ def task(kind: str) -> Task:
     return found
 
 
-def load(path: str | os.PathLike[str]) -> Trained:
-    """The trained model in a file, of whichever task. Errors: FileNotFoundError, ValueError."""
-    kind = kind_of(path, file.read_metadata(path))
-    return task(kind).model.load(path)
-
-
 def gates(trace: Trace, title: str, note: str = "", layer: int = 0, read: Sequence[str] | None = None) -> Picture:
     """The gates and the memory of a layer over the one sequence of a trace, units sorted by their last state.
 
