@@ -72,7 +72,8 @@ def gates_figure(
             axes.plot(at, line, lw=1.4, color=colour, label=name)
         axes.set_ylabel(next(iter(series)) if len(series) == 1 else "")
         if len(series) > 1:
-            axes.legend(frameon=False, fontsize=9, loc="upper left", ncols=len(series))
+            place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}  # above, where no line is
+            axes.legend(frameon=False, fontsize=9, ncols=len(series), **place)
         axes.spines[["top", "right"]].set_visible(False)
     for (name, array), axes in zip(arrays.items(), panels, strict=True):
         array = np.asarray(array)
