@@ -213,7 +213,7 @@ def test_the_engine_runs_the_zoo(name, options):
     torch.manual_seed(4)
     module = ZOO[name](3, 17, **options)
     x = torch.randn(11, 5, 3)
-    assert openlstm.explain(module, x).splitlines()[1].split() == ["cpu", "runs"]
+    assert openlstm.explain(module, x).splitlines()[1].split()[:2] == ["cpu", "runs,"]  # its equations ...
     if "zoneout_h" in options:
         module.eval()
     agree(module, x)
