@@ -59,9 +59,9 @@ def cell(
 ) -> Callable[[Equations], type[Recurrent]]:
     """Makes a module of a function `cell(z, s, w, m, o)` that returns every value worth a name: see `cells.py`.
 
-    The module has the function's name and all options of `openlstm.RNN`: layers, directions, lengths, resets, dropouts,
-    zoneout, projections where the equations read h only through recurrent weights. What may depend on options is given
-    as it is, or as a function of them.
+    The module has the function's name and the options that all modules have: layers, directions, lengths, resets,
+    dropouts, zoneout, projections where the equations read h only through recurrent weights. What may depend on options
+    is given as it is, or as a function of them.
 
     gates: those with rows in W, R and b; z["k"] is W x + R h + b of gate k, (B, H).
     states: s["h"] and the others are the values of the step before; h, the output, comes first. The function returns a
