@@ -89,7 +89,7 @@ def _options(
 
 
 def _declare(name: str) -> None:
-    """Runs a module that declares cells. Errors: ValueError where it cannot be imported; whatever it raises."""
+    """Runs a module that declares cells. Errors: ValueError where there is none, and where it fails."""
     path = Path(name)
     folder = str((path.parent if path.suffix == ".py" else Path()).resolve())
     sys.path.insert(0, folder)  # as `python name` has it

@@ -6,7 +6,6 @@ one set of equations from another, `digest`, stands in model files.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import inspect
@@ -27,6 +26,7 @@ from . import symbols
 from .cells import BUILT_IN, CELLS, OLDER, Cell, Option, Options
 from .spec import Spec, checked_option
 from .symbols import FUNCTIONS, Sym, Symbols, nodes
+from .words import close
 
 if TYPE_CHECKING:
     from .nn import Recurrent
@@ -384,8 +384,8 @@ class _Arithmetic:
     def __getattr__(self, name: str) -> Any:
         if name in USABLE:
             return functools.partial(_applied, name)
-        close = difflib.get_close_matches(name, USABLE, 1)
-        meant = f"did you mean m.{close[0]}?" if close else f"it has {', '.join(USABLE)}"
+        word = close(name, USABLE)
+        meant = f"did you mean m.{word}?" if word else f"it has {', '.join(USABLE)}"
         raise AttributeError(f"the arithmetic m has no '{name}': {meant}")
 
 

@@ -12,8 +12,14 @@ def counted(count: int | str, one: str, many: str | None = None) -> str:
     return f"{text} {one if text == '1' else many or one + 's'}"
 
 
-def meant(given: str, known: Iterable[str]) -> str:
-    """The end of a sentence about a word that is not known: which close one there is; "" where none is close."""
+def close(given: str, known: Iterable[str]) -> str:
+    """The known word that is closest to one that is not known; "" where none is close."""
     words = {word.lower(): word for word in known}
-    close = [] if given in words.values() else difflib.get_close_matches(given.lower(), words, 1)
-    return f"; did you mean '{words[close[0]]}'?" if close else ""
+    found = [] if given in words.values() else difflib.get_close_matches(given.lower(), words, 1)
+    return words[found[0]] if found else ""
+
+
+def meant(given: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a word that is not known, with the close one if there is one."""
+    word = close(given, known)
+    return f"; did you mean '{word}'?" if word else ""

@@ -71,7 +71,7 @@ def explain(module: Any, x: Tensor) -> str:
     lines = [str(module.spec)]
     for name, candidate in BACKENDS.items():
         reason = candidate.why_not(module.spec, x)
-        runs = "runs" if candidate is reference or not module.spec.definition.own else f"runs, {cpu.how()}"
+        runs = f"runs, {cpu.how()}" if candidate is cpu and module.spec.definition.own else "runs"
         lines.append(f"{name:<10} {runs if candidate is used else reason or 'could run; another one does'}")
     return "\n".join(lines)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import operator
 import os
 import types
@@ -16,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 
 from ..cells import BUILT_IN
 from ..spec import Spec, known_options
+from ..words import close
 
 DATA, MODEL, TRAINING = "Data", "Model", "Training"  # under which heading an option is listed
 # Of the recurrent layers: those that a task does not set itself.
@@ -198,8 +198,8 @@ def known(config: type[Config], names: typing.Iterable[str], where: str) -> None
     there = [each.name for each in dataclasses.fields(config)]
     for name in names:
         if name not in there:
-            near = difflib.get_close_matches(str(name), there, 1)
-            advice = f"did you mean '{near[0]}'?" if near else f"expected some of {', '.join(there)}"
+            near = close(str(name), there)
+            advice = f"did you mean '{near}'?" if near else f"expected some of {', '.join(there)}"
             raise ValueError(f"{where} has '{name}', which {config.task} does not know: {advice}")
 
 
